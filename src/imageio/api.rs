@@ -1,0 +1,247 @@
+//! What gateway and host say to each other on the control listener: the bodies, and nothing else.
+//!
+//! | request | body → answer |
+//! |---|---|
+//! | `PUT GET PATCH DELETE /tickets/{id}` | [`Ticket`], [`TicketInfo`]: as ovirt-imageio, contract section 4 |
+//! | `PUT /backups/{id}` | [`BackupRequest`] → [`Backup`]; returns when the exports answer (idempotent by id) |
+//! | `GET /backups/{id}` | → [`Backup`]; 404 when this host knows none |
+//! | `DELETE /backups/{id}` | → [`BackupEnd`]; ends the job and its exports; 200 also when there is none |
+//! | `PUT /exports/{id}` | [`ExportRequest`] → [`Export`] (idempotent by id) |
+//! | `DELETE /exports/{id}` | [`ExportEndRequest`] → [`ExportEnd`]; flushes, closes, and for a file upload checks and renames |
+//! | `PUT /volumes/{name}` | [`VolumeRequest`] → [`Volume`]; a new empty qcow2, 409 if the name is taken |
+//! | `POST /volumes/{name}/delete` | [`VolumeRef`] → 204, also when it is gone |
+//! | `POST /volumes/{name}/info` | [`VolumeRef`] → [`Volume`] |
+//! | `GET /info` | → [`Info`] |
+//!
+//! A refusal is the status with a [`Refusal`] as its JSON body. Sizes are bytes, times are seconds.
+
+use serde::{Deserialize, Serialize};
+
+/// A capability: the right to read or write one image, up to a size, for a while.
+///
+/// `imageio.md` section 4. Unknown fields are ignored; `uuid` counts, not the id in the path.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Ticket {
+    pub uuid: String,
+    pub size: u64,
+    /// `read`, `write`; write implies read.
+    pub ops: Vec<String>,
+    /// Seconds until it expires, and by how much each finished operation renews it.
+    pub timeout: u64,
+    /// `nbd:unix:PATH[:exportname=NAME]` or `file:///PATH`.
+    pub url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inactivity_timeout: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filename: Option<String>,
+    #[serde(default)]
+    pub sparse: bool,
+    #[serde(default)]
+    pub dirty: bool,
+}
+
+impl std::fmt::Debug for Ticket {
+    /// The uuid is the secret; it is not shown.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ticket")
+            .field("transfer_id", &self.transfer_id)
+            .field("size", &self.size)
+            .field("ops", &self.ops)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What `GET /tickets/{id}` tells.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TicketInfo {
+    pub active: bool,
+    pub canceled: bool,
+    pub connections: u64,
+    /// Seconds on the host's monotonic clock, as ovirt-imageio has it: only differences mean something.
+    pub expires: u64,
+    pub idle_time: u64,
+    pub inactivity_timeout: u64,
+    pub ops: Vec<String>,
+    pub size: u64,
+    pub sparse: bool,
+    pub dirty: bool,
+    pub timeout: u64,
+    pub url: String,
+    pub uuid: String,
+    pub transfer_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filename: Option<String>,
+    /// Only for tickets with one op: bytes of the union of all ranges done so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transferred: Option<u64>,
+}
+
+/// A primary storage pool as CloudStack describes it; the host resolves it to a directory.
+///
+/// `cloudstack-api.md` section 3b.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    pub id: String,
+    /// CloudStack's `type`: `NetworkFilesystem`, `SharedMountPoint`, `Filesystem`.
+    pub kind: String,
+    pub path: String,
+}
+
+/// A volume on a pool; `path` is CloudStack's bare file name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRef {
+    pub pool: Pool,
+    pub path: String,
+}
+
+/// One disk of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupDisk {
+    /// CloudStack's volume id; its first 20 hex digits are the disk's serial in the domain.
+    pub id: String,
+    pub volume: VolumeRef,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The instance runs on this host: one libvirt backup job in pull mode.
+    Running,
+    /// The instance is stopped: a read-only, force-shared export per disk, watched for a start.
+    Stopped,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupRequest {
+    /// The instance's id, which is its domain's uuid.
+    pub instance: String,
+    pub source: Source,
+    pub disks: Vec<BackupDisk>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupState {
+    Ready,
+    /// Something changed under it, or it ran out of scratch: what it delivers is not to be trusted.
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    pub id: String,
+    pub instance: String,
+    pub source: Source,
+    pub state: BackupState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    pub disks: Vec<BackupExport>,
+}
+
+/// Where a disk of a backup can be read: `url` goes into a ticket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupExport {
+    pub id: String,
+    /// The virtual size of the export, which decides.
+    pub size: u64,
+    pub url: String,
+}
+
+/// The verdict over a backup at its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupEnd {
+    /// Whether nothing changed under the exports from their start to now.
+    pub clean: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    Read,
+    /// Guest bytes are written through qemu-nbd into the image.
+    Write,
+    /// The bytes of an image *file* are written beside the target and renamed into place at the end.
+    WriteFile,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportRequest {
+    pub volume: VolumeRef,
+    pub mode: Mode,
+    /// For [`Mode::WriteFile`]: the virtual size the file must have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_size: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Export {
+    pub id: String,
+    /// What a ticket for it may reach: the virtual size, or for a file the most it may become.
+    pub size: u64,
+    pub url: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ExportEndRequest {
+    /// False throws a file upload away and leaves the target as it was.
+    pub commit: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportEnd {
+    /// False when this host knew no such export: after a restart of the daemon, for instance.
+    pub found: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRequest {
+    pub pool: Pool,
+    pub size: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// The bare file name on the pool.
+    pub path: String,
+    pub format: String,
+    pub virtual_size: u64,
+    pub actual_size: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    pub version: String,
+    pub backups: Vec<String>,
+    pub exports: Vec<String>,
+}
+
+/// Why a host refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Malformed or impossible request. 400.
+    BadRequest,
+    /// The path leaves the storage roots, or the image is not of a kind we open. 403.
+    Forbidden,
+    /// No such backup, domain, image. 404.
+    NotFound,
+    /// The domain has a job already, the name is taken, the image is locked. 409.
+    Conflict,
+    /// Not enough space for scratch or volume. 507.
+    NoSpace,
+    /// virsh, qemu-nbd or qemu-img failed. 500.
+    Failed,
+    /// Something did not answer in time. 504.
+    Timeout,
+}
+
+/// The body of every answer of the control listener that is not a success (tickets excepted).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub cause: Cause,
+    pub message: String,
+}

@@ -1,0 +1,187 @@
+//! The accept loop: connection cap, TLS handshake with a deadline, header time-out, graceful stop.
+//!
+//! Who binds, decides: callers bring a bound listener, a way to make a service for each connection,
+//! and a shutdown future. Nothing here knows what is served.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tower::Service;
+
+/// Bounds of one listener.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Connections at once; further ones wait in the kernel's backlog.
+    pub max_connections: usize,
+    /// How long a TLS handshake may take.
+    pub handshake: Duration,
+    /// How long a client may take to send a request's headers.
+    pub headers: Duration,
+    /// How long open connections may take to finish after shutdown was asked for.
+    pub grace: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            handshake: Duration::from_secs(10),
+            headers: Duration::from_secs(30),
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Who is at the other end of a connection. Every request carries it as an extension.
+#[derive(Debug, Clone, Default)]
+pub struct Peer {
+    pub address: Option<SocketAddr>,
+    /// The address the client reached us by.
+    pub local: Option<SocketAddr>,
+    /// The client's certificate (DER), where the TLS configuration asked for one and verified it.
+    pub certificate: Option<Arc<Vec<u8>>>,
+}
+
+/// Something that can be accepted from: TCP or a unix socket.
+pub trait Listener: Send + 'static {
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, Peer)>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Io = tokio::net::TcpStream;
+
+    async fn accept(&self) -> io::Result<(Self::Io, Peer)> {
+        let (stream, address) = Self::accept(self).await?;
+        stream.set_nodelay(true)?;
+        let local = stream.local_addr().ok();
+        Ok((stream, Peer { address: Some(address), local, certificate: None }))
+    }
+}
+
+impl Listener for UnixListener {
+    type Io = tokio::net::UnixStream;
+
+    async fn accept(&self) -> io::Result<(Self::Io, Peer)> {
+        let (stream, _) = Self::accept(self).await?;
+        Ok((stream, Peer::default()))
+    }
+}
+
+/// Serves until `shutdown`, then lets open connections finish within the grace period.
+///
+/// `make` is called once per connection, after its handshake: state that belongs to a connection
+/// lives in the service it returns. For a router, pass `|_| router.clone()`.
+pub async fn run<L, M, S>(
+    listener: L,
+    tls: Option<Arc<ServerConfig>>,
+    make: M,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) where
+    L: Listener,
+    M: Fn(&Peer) -> S + Clone + Send + Sync + 'static,
+    S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let acceptor = tls.map(TlsAcceptor::from);
+    let slots = Arc::new(Semaphore::new(options.max_connections));
+    let graceful = Arc::new(GracefulShutdown::new());
+    tokio::pin!(shutdown);
+    loop {
+        let accept = async {
+            let slot = slots.clone().acquire_owned().await;
+            (listener.accept().await, slot)
+        };
+        let (accepted, slot) = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = accept => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // EMFILE and the like: the cause is on our side and passes
+                tracing::warn!(%error, "accept failed");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (acceptor, make, graceful) = (acceptor.clone(), make.clone(), graceful.clone());
+        tokio::spawn(async move {
+            let _slot = slot;
+            match acceptor {
+                None => connection(stream, peer, make, options, &graceful).await,
+                Some(acceptor) => match timeout(options.handshake, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        let certificate = stream.get_ref().1.peer_certificates();
+                        let certificate = certificate.and_then(|chain| chain.first());
+                        let certificate = certificate.map(|der| Arc::new(der.to_vec()));
+                        let peer = Peer { certificate, ..peer };
+                        connection(stream, peer, make, options, &graceful).await;
+                    }
+                    Ok(Err(error)) => tracing::debug!(%error, peer = ?peer.address, "TLS handshake failed"),
+                    Err(_) => tracing::debug!(peer = ?peer.address, "TLS handshake timed out"),
+                },
+            }
+        });
+    }
+    drop(listener);
+    let Some(graceful) = Arc::into_inner(graceful) else {
+        // connections still in their handshake hold a clone: they are not worth waiting for
+        return drain(&slots, options).await;
+    };
+    let _ = timeout(options.grace, graceful.shutdown()).await;
+}
+
+/// Waits until every connection has given its slot back, or the grace period is over.
+async fn drain(slots: &Semaphore, options: Options) {
+    let all = u32::try_from(options.max_connections).unwrap_or(u32::MAX);
+    let _ = timeout(options.grace, slots.acquire_many(all)).await;
+}
+
+async fn connection<I, M, S>(io: I, peer: Peer, make: M, options: Options, graceful: &GracefulShutdown)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    M: Fn(&Peer) -> S,
+    S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let inner = make(&peer);
+    let address = peer.address;
+    let service = tower::service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer.clone());
+        let mut inner = inner.clone();
+        async move { inner.call(request).await }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(options.headers);
+    builder.http2().timer(TokioTimer::new()).max_header_list_size(MAX_HEADERS);
+    let connection = builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
+    if let Err(error) = graceful.watch(connection.into_owned()).await {
+        tracing::debug!(%error, peer = ?address, "connection ended early");
+    }
+}
+
+/// After a failed accept: long enough not to spin, short enough not to be noticed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of headers in one HTTP/2 request.
+const MAX_HEADERS: u32 = 64 << 10;
