@@ -103,7 +103,7 @@ async fn render(response: Response, format: Format, prefers_xml: bool) -> Respon
 }
 
 /// A document in one of the two formats.
-pub fn write<T: model::Document>(document: &T, format: Format) -> Result<String, Fault> {
+pub fn write<T: model::Document + serde::Serialize>(document: &T, format: Format) -> Result<String, Fault> {
     let written = match format {
         Format::Xml => model::xml::to_string(document).map_err(|error| error.to_string()),
         Format::Json => model::json::to_string(document).map_err(|error| error.to_string()),

@@ -53,7 +53,7 @@ impl FromRequestParts<Gateway> for Ask {
 
 impl Ask {
     /// The request's body. An empty one reads as an empty document: actions come without.
-    pub fn read<T: model::Document + Default>(&self, body: &Bytes) -> Result<T, Fault> {
+    pub fn read<T: model::Document + serde::de::DeserializeOwned + Default>(&self, body: &Bytes) -> Result<T, Fault> {
         let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
         let Some(first) = first else { return Ok(T::default()) };
         let sniffed = if *first == b'<' { Format::Xml } else { Format::Json };
@@ -67,17 +67,17 @@ impl Ask {
         }
     }
 
-    pub fn ok<T: model::Document>(&self, document: &T) -> Result<Response, Fault> {
+    pub fn ok<T: model::Document + serde::Serialize>(&self, document: &T) -> Result<Response, Fault> {
         self.answer(StatusCode::OK, document)
     }
 
-    pub fn answer<T: model::Document>(&self, status: StatusCode, document: &T) -> Result<Response, Fault> {
+    pub fn answer<T: model::Document + serde::Serialize>(&self, status: StatusCode, document: &T) -> Result<Response, Fault> {
         let text = answer::write(document, self.format)?;
         Ok((status, [(header::CONTENT_TYPE, self.format.content_type())], text).into_response())
     }
 
     /// 201 with the new object's place.
-    pub fn created<T: model::Document>(&self, document: &T, href: Option<&str>) -> Result<Response, Fault> {
+    pub fn created<T: model::Document + serde::Serialize>(&self, document: &T, href: Option<&str>) -> Result<Response, Fault> {
         let mut response = self.answer(StatusCode::CREATED, document)?;
         if let Some(value) = href.and_then(|href| href.parse().ok()) {
             response.headers_mut().insert(header::LOCATION, value);

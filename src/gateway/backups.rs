@@ -24,19 +24,17 @@ pub async fn one(ask: Ask, Path((vm, id)): Path<(String, String)>) -> Result<Res
     ask.ok(&backup(&ask.gateway.engine().backup(&vm, &id).await?))
 }
 
-/// `POST /vms/{id}/backups`: no disks means all. `from_checkpoint_id` is refused until there are checkpoints.
+/// `POST /vms/{id}/backups`: no disks means all.
 pub async fn start(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Response, Fault> {
     let wanted: model::Backup = ask.read(&body)?;
     present(&ask.caller, &vm).await?;
-    if wanted.from_checkpoint_id.as_deref().is_some_and(|id| !id.trim().is_empty()) {
-        return Err(Fault::conflict("There is no such checkpoint: take a full backup"));
-    }
     let disks = wanted.disks.unwrap_or_default().disk;
     let disks: Option<Vec<String>> = disks.into_iter().map(|disk| disk.id.filter(|id| !id.is_empty())).collect();
     let request = StartBackup {
         id: wanted.id.filter(|id| !id.is_empty()),
         name: wanted.name,
         description: wanted.description,
+        from_checkpoint_id: wanted.from_checkpoint_id.filter(|id| !id.trim().is_empty()),
         disks: disks.ok_or_else(|| Fault::incomplete("Backup", "disks.disk.id"))?,
     };
     let (engine, caller) = (ask.gateway.engine().clone(), ask.caller.clone());
@@ -64,7 +62,7 @@ fn backup(row: &state::Backup) -> model::Backup {
     let href = href::backup(&row.vm_id, &row.id);
     let host = row.host_id.as_ref().map(|host| Ref::new(href::host(host), host.clone()));
     model::Backup {
-        actions: Some(href::actions(&href, &["finalize"])),
+        actions: href::actions(&href, &["finalize"]),
         link: href::links(&href, &["disks"]),
         href: Some(href),
         id: Some(row.id.clone()),

@@ -77,13 +77,14 @@ impl Gateway {
     pub(super) async fn places(&self, caller: &Caller, vms: &[VirtualMachine]) -> Result<Places, Fault> {
         let clusters = self.clusters(caller);
         let hosts = self.hosts(caller);
+        let pools = self.pools(caller);
         let known = self.known_places(caller, vms);
-        let (clusters, hosts, known) = tokio::try_join!(clusters, hosts, known)?;
+        let (clusters, hosts, pools, known) = tokio::try_join!(clusters, hosts, pools, known)?;
         let (seen, roots) = known;
         let places = vms.iter().map(|vm| {
             let admin = seen.get(&vm.id).unwrap_or(vm);
-            let root = roots.get(&vm.id).and_then(|volume| volume.clusterid.as_deref());
-            (vm.id.clone(), map::placement(admin, root, &hosts.rows, &clusters.rows))
+            let inventory = map::Inventory { clusters: &clusters.rows, hosts: &hosts.rows, pools: &pools.rows };
+            (vm.id.clone(), map::placement(admin, roots.get(&vm.id), inventory, None))
         });
         Ok(Places(places.collect()))
     }
@@ -127,7 +128,7 @@ impl Places {
 }
 
 /// Narrows a list of the service account to what lies in the caller's domain.
-fn owned_by(caller: &Caller, params: Params) -> Params {
+pub fn owned_by(caller: &Caller, params: Params) -> Params {
     match caller.user.role {
         Role::RootAdmin => params,
         _ if params.contains("id") || params.contains("virtualmachineid") => params,

@@ -39,7 +39,7 @@ pub async fn token(
             &json!({
                 "access_token": grant.token.expose_secret(),
                 "scope": grant.scope,
-                "exp": grant.expires_ms.to_string(),
+                "exp": grant.exp(),
                 "token_type": "bearer",
             }),
         ),

@@ -12,7 +12,8 @@ use super::power::present;
 use crate::auth::Caller;
 use crate::cloudstack::Params;
 use crate::cloudstack::types::Tag;
-use crate::{map, model};
+use crate::map::{self, ids};
+use crate::model;
 
 /// Every tag in use on instances, and the root tag above them.
 pub async fn list(ask: Ask) -> Result<Response, Fault> {
@@ -23,7 +24,7 @@ pub async fn list(ask: Ask) -> Result<Response, Fault> {
 }
 
 pub async fn one(ask: Ask, Path(id): Path<String>) -> Result<Response, Fault> {
-    if id == map::ROOT_TAG {
+    if id == ids::ZERO {
         return ask.ok(&map::root_tag());
     }
     let found = all(&ask.caller).await?.remove(&id).ok_or_else(Fault::not_found)?;

@@ -31,7 +31,7 @@ pub async fn start(ask: Ask, body: Bytes) -> Result<Response, Fault> {
     if wanted.snapshot.as_ref().is_some_and(|snapshot| snapshot.id.is_some()) {
         return Err(Fault::not_yet("the transfer of a disk snapshot"));
     }
-    let disk = wanted.disk.or(wanted.image).and_then(|disk| disk.id).filter(|id| !id.is_empty());
+    let disk = wanted.disk.and_then(|disk| disk.id).or(wanted.image.and_then(|image| image.id)).filter(|id| !id.is_empty());
     let request = StartTransfer {
         id: wanted.id.filter(|id| !id.is_empty()),
         disk: disk.ok_or_else(|| Fault::incomplete("ImageTransfer", "disk.id"))?,
@@ -50,9 +50,10 @@ pub async fn start(ask: Ask, body: Bytes) -> Result<Response, Fault> {
         },
         inactivity_timeout: wanted.inactivity_timeout.map(u64::from).filter(|seconds| *seconds > 0),
         timeout_policy: match wanted.timeout_policy {
-            Some(model::ImageTransferTimeoutPolicy::Cancel) => TimeoutPolicy::Cancel,
-            Some(model::ImageTransferTimeoutPolicy::Pause) => TimeoutPolicy::Pause,
-            _ => TimeoutPolicy::Legacy,
+            Some(model::ImageTransferTimeoutPolicy::Cancel) => Some(TimeoutPolicy::Cancel),
+            Some(model::ImageTransferTimeoutPolicy::Pause) => Some(TimeoutPolicy::Pause),
+            Some(model::ImageTransferTimeoutPolicy::Legacy) => Some(TimeoutPolicy::Legacy),
+            _ => None,
         },
     };
     let (engine, caller) = (ask.gateway.engine().clone(), ask.caller.clone());
@@ -80,7 +81,7 @@ fn image_transfer(gateway: &Gateway, row: &state::Transfer) -> model::ImageTrans
     let url = gateway.engine().transfer_url(row);
     let disk = || Some(Ref::new(href::disk(&row.disk_id), row.disk_id.clone()));
     model::ImageTransfer {
-        actions: Some(href::actions(&href, &["finalize", "cancel"])),
+        actions: href::actions(&href, &["cancel", "finalize"]),
         href: Some(href),
         id: Some(row.id.clone()),
         active: Some(row.phase == TransferPhase::Transferring && row.transferred > 0),

@@ -26,7 +26,7 @@ pub use names::unique_names;
 pub use network::{network, nic, reported_device, vnic_profile};
 pub use placement::{Inventory, Placement, placement};
 pub use storage::storage_domain;
-pub use tag::{root_tag, tag, tag_name};
+pub use tag::{root_tag, tag, tag_name, tag_of_vm, tag_pair};
 pub use template::{blank_template, template};
 pub use time::timestamp;
 pub use vm::{VmContext, vm};

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ovirt_gateway::auth::{HmacSecret, Sessions};
 use ovirt_gateway::cli::Settings;
 use ovirt_gateway::cloudstack::{Client, Endpoint};
@@ -149,7 +151,7 @@ fn hmac_secret(configured: Option<&SecretString>, dir: &Path) -> anyhow::Result<
         text.len() >= SECRET_BYTES && !text.to_ascii_lowercase().contains("change")
     });
     if let Some(secret) = usable {
-        return Ok(HmacSecret::new(secret.expose_secret().as_bytes()));
+        return Ok(HmacSecret::new(secret.clone()));
     }
     if configured.is_some_and(|secret| !secret.expose_secret().is_empty()) {
         tracing::warn!("[security] hmac_secret is too short or an example: a random one is used");
@@ -173,7 +175,7 @@ fn hmac_secret(configured: Option<&SecretString>, dir: &Path) -> anyhow::Result<
     }
     let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
     match bytes.len() {
-        SECRET_BYTES => Ok(HmacSecret::new(&bytes)),
+        SECRET_BYTES => Ok(HmacSecret::new(STANDARD.encode(bytes).into())),
         _ => anyhow::bail!("{}: damaged; remove it to make a new one (running transfers end)", path.display()),
     }
 }
