@@ -1,1 +1,97 @@
-//! (being built)
+//! The command line: clap types only.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The KVM instances of an Apache CloudStack cloud, for everything that speaks oVirt.
+#[derive(Debug, Parser)]
+#[command(name = "ovirt-gateway", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Role {
+    /// Run the gateway: oVirt's REST API in front of CloudStack.
+    Serve(Settings),
+    /// Run the data plane of one KVM host.
+    Imageio(Settings),
+    /// Run a CloudStack of our own, with real qcow2 volumes and real libvirt domains.
+    Simulator(Simulator),
+    /// Start simulator, gateway and imageio on loopback, back up, restore and compare every byte.
+    Demo(Demo),
+    /// Check a configuration without starting anything.
+    CheckConfig(CheckConfig),
+    /// The certificates of gateway and hosts.
+    Pki {
+        #[command(subcommand)]
+        action: Pki,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Settings {
+    /// The configuration file; without it, built-in defaults and the environment.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckConfig {
+    /// The file to check.
+    #[arg(long, value_name = "FILE", default_value = "config.ini")]
+    pub config: PathBuf,
+    /// Check it as the configuration of an imageio daemon instead of a gateway.
+    #[arg(long)]
+    pub imageio: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Simulator {
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Where volumes, accounts and state are kept.
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// How many instances there are at the first start.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub instances: usize,
+    /// Make no libvirt domains; running instances are rows only.
+    #[arg(long)]
+    pub no_libvirt: bool,
+    /// Added to every call.
+    #[arg(long, value_name = "L", default_value_t = 0)]
+    pub latency_ms: u64,
+    #[arg(long, value_name = "URI", default_value = "qemu:///system")]
+    pub libvirt_uri: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Leave everything running at the end, and say how to reach it.
+    #[arg(long)]
+    pub keep: bool,
+    /// Where to work; a temporary directory if not given.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Pki {
+    /// Make the authorities and the gateway's client certificate, as far as they are missing.
+    Init {
+        #[arg(long, value_name = "DIR", default_value = "certs")]
+        dir: PathBuf,
+    },
+    /// Issue the certificate of one KVM host.
+    Issue {
+        /// The address or name by which clients and the gateway reach the host.
+        #[arg(long, value_name = "ADDRESS")]
+        host: String,
+        #[arg(long, value_name = "DIR", default_value = "certs")]
+        dir: PathBuf,
+    },
+}

@@ -5,9 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
@@ -125,6 +127,15 @@ pub fn client(roots: RootCertStore, identity: Option<Identity>) -> Result<Client
         Some(identity) => builder.with_client_auth_cert(identity.chain, identity.key)?,
         None => builder.with_no_client_auth(),
     })
+}
+
+/// Whether a client with these roots would accept this server under this name.
+pub fn verifies(identity: &Identity, roots: &RootCertStore, name: &str) -> bool {
+    let Ok(name) = ServerName::try_from(name.to_owned()) else { return false };
+    let Some((leaf, rest)) = identity.chain.split_first() else { return false };
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots.clone()), provider())
+        .build()
+        .is_ok_and(|verifier| verifier.verify_server_cert(leaf, rest, &name, &[], UnixTime::now()).is_ok())
 }
 
 fn finish(mut config: ServerConfig, alpn: Alpn) -> Arc<ServerConfig> {

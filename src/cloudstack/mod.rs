@@ -1,6 +1,25 @@
 //! CloudStack's HTTP API as a client sees it. CloudStack's own words; no oVirt, no gateway.
+//!
+//! [`Endpoint`] is the server and its settings, one per process; [`Client`] is an endpoint and one
+//! credential. Everything else here is pure: signing, the envelope, the table of list rules.
 
+mod apis;
+mod client;
+mod commands;
+mod config;
+mod envelope;
 mod error;
+mod job;
+mod list;
+mod login;
+mod params;
+mod sign;
 pub mod types;
 
+pub use apis::Apis;
+pub use client::{Client, Endpoint};
+pub use config::Config;
 pub use error::Error;
+pub use job::Submitted;
+pub use login::Login;
+pub use params::Params;

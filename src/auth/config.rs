@@ -1,0 +1,90 @@
+//! The section `[auth]`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// How names are read and how long sessions live.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What stands after the `@`, and the CloudStack domain path it means:
+    /// `acme-profile=acme,lab=acme/lab`. `internal` and `ROOT` always mean the root domain;
+    /// anything that is not listed is a domain path itself.
+    pub domains: Domains,
+    /// Names that may follow as a third part, `user@domain@profile`, and are dropped.
+    pub profiles: Vec<String>,
+    /// Seconds after which an unused session ends.
+    pub session_idle: u64,
+    /// Seconds after which any session ends and CloudStack is asked again.
+    pub session_lifetime: u64,
+    /// Sessions at once; beyond it the longest unused one ends.
+    pub max_sessions: u64,
+    /// Seconds for which a refused name and password are refused without asking again; four times
+    /// as long each time CloudStack refuses the same pair once more. CloudStack disables a user
+    /// after five wrong passwords.
+    pub failed_ttl: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            domains: Domains::default(),
+            profiles: Vec::new(),
+            session_idle: 3600,
+            session_lifetime: 86_400,
+            max_sessions: 10_000,
+            failed_ttl: 300,
+        }
+    }
+}
+
+/// `name=path` pairs.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(try_from = "Vec<String>")]
+pub struct Domains(BTreeMap<String, String>);
+
+impl Domains {
+    /// The CloudStack path of what stood after the `@`.
+    pub(super) fn path(&self, name: &str) -> String {
+        if ROOT.iter().any(|root| root.eq_ignore_ascii_case(name)) {
+            return String::new();
+        }
+        let path = self.0.get(name).map_or(name, String::as_str).trim_matches('/');
+        match path.split_once('/') {
+            Some((root, rest)) if root.eq_ignore_ascii_case("ROOT") => rest.to_owned(),
+            None if path.eq_ignore_ascii_case("ROOT") => String::new(),
+            _ => path.to_owned(),
+        }
+    }
+}
+
+impl TryFrom<Vec<String>> for Domains {
+    type Error = String;
+
+    fn try_from(pairs: Vec<String>) -> Result<Self, String> {
+        let pair = |pair: String| match pair.split_once('=') {
+            Some((name, path)) if !name.trim().is_empty() => Ok((name.trim().into(), path.trim().into())),
+            _ => Err(format!("{pair:?} is not NAME=DOMAIN/PATH")),
+        };
+        pairs.into_iter().map(pair).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// oVirt's own profile, and CloudStack's word for the same.
+const ROOT: [&str; 2] = ["internal", "ROOT"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_pairs_and_resolves_names() {
+        let domains =
+            Domains::try_from(vec!["acme-profile = acme".into(), "lab=ROOT/acme/lab".into()]).expect("pairs");
+        let paths = ["internal", "root", "acme-profile", "lab", "globex/dev", "ROOT/x", ""]
+            .map(|name| domains.path(name));
+        assert_eq!(paths, ["", "", "acme", "acme/lab", "globex/dev", "x", ""]);
+        assert!(Domains::try_from(vec!["acme".into()]).is_err());
+    }
+}

@@ -1,0 +1,344 @@
+//! One HTTP call to CloudStack, signed or within a session. The only user of reqwest here.
+//!
+//! Query strings hold keys and signatures, bodies hold passwords: neither is ever logged.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use reqwest::header::{CONTENT_TYPE, COOKIE, SET_COOKIE};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
+
+use super::apis::Cached;
+use super::job::Watched;
+use super::{Config, Error, Params, envelope, sign};
+
+/// CloudStack as configured: one per process.
+pub struct Endpoint {
+    http: reqwest::Client,
+    url: reqwest::Url,
+    timeout: Duration,
+    pub(super) job_timeout: Duration,
+    pub(super) page_size: u32,
+    max_in_flight: usize,
+    logins: Semaphore,
+}
+
+impl Endpoint {
+    pub fn new(config: &Config) -> Result<Arc<Self>, Error> {
+        let url = reqwest::Url::parse(&config.endpoint).map_err(|_| settings("endpoint is not a URL"))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.query().is_some() {
+            return Err(settings("endpoint must be a plain http or https URL"));
+        }
+        if !(1..=LARGEST_PAGE).contains(&config.page_size) {
+            return Err(settings("page_size must be 1 to 500"));
+        }
+        if config.timeout == 0 || config.job_timeout == 0 || config.max_in_flight == 0 {
+            return Err(settings("timeout, job_timeout and max_in_flight must not be 0"));
+        }
+        let mut http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(Duration::from_secs(config.timeout))
+            .pool_idle_timeout(POOL_IDLE)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy();
+        if let Some(path) = &config.ca_file {
+            let unusable =
+                |error: &dyn std::fmt::Display| settings(&format!("ca_file {}: {error}", path.display()));
+            let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
+            let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&error))?;
+            if roots.is_empty() {
+                return Err(unusable(&"no certificate in it"));
+            }
+            http = http.tls_certs_only(roots);
+        }
+        if !config.verify_tls {
+            warn!(
+                "CloudStack's certificate is NOT verified: anybody in between can read and change everything"
+            );
+            http = http.tls_danger_accept_invalid_certs(true);
+        }
+        if url.scheme() == "http" && !is_local(&url) {
+            warn!("CloudStack is reached without TLS: passwords and keys travel readable");
+        }
+        Ok(Arc::new(Self {
+            http: http.build().map_err(|error| settings(&format!("HTTP client: {}", cause(error))))?,
+            url,
+            timeout: Duration::from_secs(config.timeout),
+            job_timeout: Duration::from_secs(config.job_timeout),
+            page_size: config.page_size,
+            max_in_flight: usize::try_from(config.max_in_flight).unwrap_or(1).min(MOST_IN_FLIGHT),
+            logins: Semaphore::new(LOGINS_IN_FLIGHT),
+        }))
+    }
+
+    /// A call by nobody: `login` only.
+    pub(super) async fn anonymous(&self, command: &str, params: Params) -> Result<Answer, Error> {
+        let _slot = self.slot(&self.logins, command).await?;
+        self.send(command, params.set("command", command).set("response", "json"), None).await
+    }
+
+    async fn slot<'a>(
+        &self,
+        slots: &'a Semaphore,
+        command: &str,
+    ) -> Result<tokio::sync::SemaphorePermit<'a>, Error> {
+        let late = || Error::Deadline { command: command.into() };
+        let slot = tokio::time::timeout(self.timeout, slots.acquire()).await.map_err(|_| late())?;
+        slot.map_err(|_| late())
+    }
+
+    async fn send(
+        &self,
+        command: &str,
+        params: Params,
+        cookies: Option<&SecretString>,
+    ) -> Result<Answer, Error> {
+        let started = Instant::now();
+        let answer = match tokio::time::timeout(self.timeout, self.exchange(command, params, cookies)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::Deadline { command: command.into() }),
+        };
+        let millis = started.elapsed().as_millis();
+        match &answer {
+            Ok(answer) => {
+                debug!(command, status = answer.status, bytes = answer.body.len(), millis, "cloudstack")
+            }
+            Err(error) => debug!(command, %error, millis, "cloudstack"),
+        }
+        answer
+    }
+
+    async fn exchange(
+        &self,
+        command: &str,
+        params: Params,
+        cookies: Option<&SecretString>,
+    ) -> Result<Answer, Error> {
+        let query = sign::query(&params);
+        let mut request = if reads(command) && query.len() <= LONGEST_QUERY {
+            let mut url = self.url.clone();
+            url.set_query(Some(&query));
+            self.http.get(url)
+        } else {
+            self.http
+                .post(self.url.clone())
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded; charset=UTF-8")
+                .body(query)
+        };
+        if let Some(cookies) = cookies {
+            request = request.header(COOKIE, cookies.expose_secret());
+        }
+        let failed = |error: reqwest::Error| match error.is_timeout() && !error.is_connect() {
+            true => Error::Deadline { command: command.into() },
+            false => Error::Unreachable { text: cause(error) },
+        };
+        let mut response = request.send().await.map_err(failed)?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if body.len() + chunk.len() > LARGEST_BODY {
+                return Err(Error::Unreadable { command: command.into(), text: String::from("too large") });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let cookies = response.headers().get_all(SET_COOKIE).iter().filter_map(|line| line.to_str().ok());
+        let cookies = cookies.filter_map(|line| line.split(';').next()).map(str::to_owned).collect();
+        Ok(Answer { status: u32::from(response.status().as_u16()), cookies, body })
+    }
+}
+
+/// An endpoint and one credential. Clones share its limit, its cached rights and its job watchers.
+#[derive(Clone)]
+pub struct Client(pub(super) Arc<Inner>);
+
+impl Client {
+    pub fn with_keys(endpoint: Arc<Endpoint>, api_key: String, secret_key: SecretString) -> Self {
+        Self::new(endpoint, Credential::Keys { api_key, secret_key })
+    }
+
+    pub(super) fn new(endpoint: Arc<Endpoint>, credential: Credential) -> Self {
+        let slots = Semaphore::new(endpoint.max_in_flight);
+        Self(Arc::new(Inner {
+            endpoint,
+            credential,
+            slots,
+            ended: AtomicBool::new(false),
+            apis: Cached::default(),
+            jobs: Mutex::default(),
+        }))
+    }
+
+    /// Calls a command and returns its answer without the envelope.
+    pub async fn query(&self, command: &str, params: Params) -> Result<Value, Error> {
+        match self.once(command, params).await {
+            Err(Error::SessionEnded) if self.is_stateless() => Err(self.blame(command).await),
+            Err(Error::SessionEnded) => {
+                self.0.ended.store(true, Ordering::Relaxed);
+                Err(Error::SessionEnded)
+            }
+            answer => answer,
+        }
+    }
+
+    /// Whether calls are signed with keys, as opposed to running in a session that can end.
+    pub fn is_stateless(&self) -> bool {
+        matches!(self.0.credential, Credential::Keys { .. })
+    }
+
+    /// Whether CloudStack has refused this credential since it was made: it will not recover.
+    pub fn has_ended(&self) -> bool {
+        self.0.ended.load(Ordering::Relaxed)
+    }
+
+    async fn once(&self, command: &str, params: Params) -> Result<Value, Error> {
+        let inner = &self.0;
+        let _slot = inner.endpoint.slot(&inner.slots, command).await?;
+        let params = params.set("command", command).set("response", "json");
+        let answer = match &inner.credential {
+            Credential::Keys { api_key, secret_key } => {
+                let params = sign::seal(params, api_key, secret_key, jiff::Timestamp::now());
+                inner.endpoint.send(command, params, None).await?
+            }
+            Credential::Session { cookies, session_key } => {
+                let params = params.set("sessionkey", session_key.expose_secret());
+                inner.endpoint.send(command, params, Some(cookies)).await?
+            }
+        };
+        answer.open(command)
+    }
+
+    /// What a 401 on a signed call means: CloudStack answers it for bad keys and for a command it
+    /// does not know alike. Every role may call `listCapabilities`.
+    async fn blame(&self, command: &str) -> Error {
+        let text = String::from("unable to verify user credentials and/or request signature");
+        let checked = match command {
+            PROBE => Err(Error::SessionEnded),
+            _ => self.once(PROBE, Params::new()).await,
+        };
+        match checked {
+            Err(Error::SessionEnded) => {
+                self.0.ended.store(true, Ordering::Relaxed);
+                Error::Credentials { text }
+            }
+            Err(error) if error.is_passing() => error,
+            _ => Error::NotAllowed { command: command.into(), text },
+        }
+    }
+}
+
+/// Prints nothing of the credential.
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("stateless", &self.is_stateless()).finish_non_exhaustive()
+    }
+}
+
+pub(super) struct Inner {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) credential: Credential,
+    slots: Semaphore,
+    ended: AtomicBool,
+    pub(super) apis: Cached,
+    pub(super) jobs: Mutex<Watched>,
+}
+
+/// Never both: a signed call that carries a session's cookie is judged as a session's call.
+pub(super) enum Credential {
+    Keys { api_key: String, secret_key: SecretString },
+    Session { cookies: SecretString, session_key: SecretString },
+}
+
+pub(super) struct Answer {
+    status: u32,
+    /// `name=value` of each cookie that was set.
+    pub(super) cookies: Vec<String>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    pub(super) fn open(&self, command: &str) -> Result<Value, Error> {
+        envelope::open(command, self.status, &self.body)
+    }
+}
+
+/// Whether CloudStack lets a command be called by GET when it enforces POST.
+fn reads(command: &str) -> bool {
+    ["get", "list", "query", "find"].iter().any(|verb| command.starts_with(verb))
+}
+
+fn is_local(url: &reqwest::Url) -> bool {
+    matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"))
+}
+
+fn settings(text: &str) -> Error {
+    Error::Settings { text: text.into() }
+}
+
+/// The innermost cause, without the URL: it may hold a signed query.
+fn cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// The command that tells bad keys from an unknown command.
+const PROBE: &str = "listCapabilities";
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Shorter than Jetty's 30 s and the usual balancer's, so that a call seldom meets a closed connection.
+const POOL_IDLE: Duration = Duration::from_secs(20);
+
+/// Bytes of a query string: Jetty's request header limit is 8 KiB.
+const LONGEST_QUERY: usize = 6000;
+
+/// Bytes of an answer: an unfiltered `listApis` has 3.4 MB, 500 instances about 2 MB.
+const LARGEST_BODY: usize = 64 << 20;
+
+/// Rows: the server's default maximum.
+const LARGEST_PAGE: u32 = 500;
+
+/// Calls of one credential at once, whatever is configured.
+const MOST_IN_FLIGHT: usize = 64;
+
+/// Logins at once: CloudStack answers wrong passwords late on purpose.
+const LOGINS_IN_FLIGHT: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_reading_commands_go_by_get() {
+        for command in ["listZones", "getUserKeys", "queryAsyncJobResult", "findHostsForMigration"] {
+            assert!(reads(command), "{command}");
+        }
+        for command in ["login", "startVirtualMachine", "deleteVolume", "createTags"] {
+            assert!(!reads(command), "{command}");
+        }
+    }
+
+    #[test]
+    fn refuses_settings_that_cannot_work() {
+        let with = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            Endpoint::new(&config).err().map(|error| error.to_string())
+        };
+        assert_eq!(with(|_| ()), None);
+        assert!(with(|c| c.endpoint = "cloud.example.com".into()).is_some());
+        assert!(with(|c| c.endpoint = "ftp://cloud.example.com/".into()).is_some());
+        assert!(with(|c| c.page_size = 501).is_some());
+        assert!(with(|c| c.max_in_flight = 0).is_some());
+        assert!(
+            with(|c| c.ca_file = Some("/nonexistent.pem".into()))
+                .is_some_and(|e| e.contains("/nonexistent.pem"))
+        );
+    }
+}

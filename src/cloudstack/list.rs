@@ -1,0 +1,129 @@
+//! Whole lists: CloudStack gives 500 rows at most and says nothing when there are more.
+
+use std::collections::HashSet;
+
+use futures_util::{StreamExt, TryStreamExt};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tracing::warn;
+
+use super::{Client, Error, Params, commands, envelope};
+
+impl Client {
+    /// All rows of a list: `key` is the array's name. The first page tells the count, the others
+    /// come at once, as many as the credential's limit lets through.
+    pub async fn list<T: DeserializeOwned>(
+        &self,
+        command: &str,
+        key: &str,
+        params: Params,
+    ) -> Result<Vec<T>, Error> {
+        let params = commands::widened(command, params);
+        let mut rows = Rows::default();
+        let mut count = self.pages(command, key, &params, &mut rows).await?;
+        if rows.kept.len() < count {
+            // Something was added or removed between two pages and shifted the rest.
+            count = self.pages(command, key, &params, &mut rows).await?;
+        }
+        if rows.kept.len() < count {
+            warn!(command, count, rows = rows.kept.len(), "a list is shorter than its count");
+        }
+        Ok(rows.kept.into_iter().filter_map(|row| read(command, row)).collect())
+    }
+
+    /// At most one row, by id: nothing, another tenant's and an unknown id are all `None`.
+    pub(super) async fn one<T: DeserializeOwned>(
+        &self,
+        command: &str,
+        key: &str,
+        id: &str,
+    ) -> Result<Option<T>, Error> {
+        match self.query(command, commands::widened(command, Params::new().set("id", id))).await {
+            Ok(mut reply) => match reply[key].as_array_mut() {
+                Some(rows) => {
+                    Ok(rows.drain(..).find(|row| row["id"] == id).and_then(|row| read(command, row)))
+                }
+                None => Ok(None),
+            },
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn pages(
+        &self,
+        command: &str,
+        key: &str,
+        params: &Params,
+        rows: &mut Rows,
+    ) -> Result<usize, Error> {
+        let size = usize::try_from(self.0.endpoint.page_size).unwrap_or(1);
+        let count = rows.add(self.page(command, key, params, 1).await?);
+        if count > MOST_ROWS {
+            return Err(Error::TooMany { command: command.into(), limit: MOST_ROWS });
+        }
+        let rest = futures_util::stream::iter(2..=count.div_ceil(size))
+            .map(|page| self.page(command, key, params, page))
+            .buffered(PAGES_AHEAD);
+        let mut rest = std::pin::pin!(rest);
+        while let Some(page) = rest.try_next().await? {
+            rows.add(page);
+        }
+        Ok(count)
+    }
+
+    async fn page(&self, command: &str, key: &str, params: &Params, page: usize) -> Result<Page, Error> {
+        let params = params
+            .clone()
+            .set("page", page.to_string())
+            .set("pagesize", self.0.endpoint.page_size.to_string());
+        let mut reply = self.query(command, params).await?;
+        let rows = match reply[key].take() {
+            Value::Array(rows) => rows,
+            _ => Vec::new(),
+        };
+        let count = envelope::number(&reply["count"]).and_then(|count| usize::try_from(count).ok());
+        Ok(Page { count: count.unwrap_or(rows.len()), rows })
+    }
+}
+
+struct Page {
+    count: usize,
+    rows: Vec<Value>,
+}
+
+/// Rows in the order they came, each once.
+#[derive(Default)]
+struct Rows {
+    kept: Vec<Value>,
+    seen: HashSet<String>,
+}
+
+impl Rows {
+    fn add(&mut self, page: Page) -> usize {
+        for row in page.rows {
+            let key = match row["id"].as_str() {
+                Some(id) => id.to_owned(),
+                None => row.to_string(),
+            };
+            if self.seen.insert(key) {
+                self.kept.push(row);
+            }
+        }
+        page.count
+    }
+}
+
+/// A row that cannot be read is left out and named in the log: one odd object must not hide all.
+fn read<T: DeserializeOwned>(command: &str, row: Value) -> Option<T> {
+    let id = row["id"].as_str().unwrap_or_default().to_owned();
+    serde_json::from_value(row)
+        .map_err(|error| warn!(command, id, %error, "a row of CloudStack's answer is unreadable"))
+        .ok()
+}
+
+/// Rows of one list: what a gateway holds in memory for it.
+const MOST_ROWS: usize = 200_000;
+
+/// Pages under way at once; the credential's own limit is usually lower.
+const PAGES_AHEAD: usize = 16;

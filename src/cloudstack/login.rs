@@ -1,0 +1,155 @@
+//! From a password to a client: a CloudStack session, or better the user's own API keys.
+
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::Value;
+use tracing::debug;
+
+use super::client::Credential;
+use super::types::User;
+use super::{Client, Endpoint, Error, Params, envelope};
+
+/// Who logged in.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// The user as `listUsers` shows him, with account, domain and role.
+    pub user: User,
+    /// Seconds that an idle session lives; `None` if calls are signed and no session is kept.
+    pub session_idle: Option<u64>,
+}
+
+impl Client {
+    /// Logs in once. `domain` is the path below ROOT, empty for ROOT itself.
+    ///
+    /// A user who has API keys gets a client that signs, and the session ends at once: keys work on
+    /// every management server and do not idle out. Keys are never made or replaced.
+    pub async fn login(
+        endpoint: Arc<Endpoint>,
+        username: &str,
+        password: &SecretString,
+        domain: &str,
+    ) -> Result<(Self, Login), Error> {
+        let params = Params::new()
+            .set("username", username)
+            .set("password", password.expose_secret())
+            .set("domain", below_root(domain));
+        let answer = endpoint.anonymous(LOGIN, params).await?;
+        let reply = answer.open(LOGIN).map_err(|error| match error {
+            Error::Forbidden { text } => Error::Credentials { text },
+            Error::SessionEnded => Error::Credentials { text: String::from("HTTP 401") },
+            other => other,
+        })?;
+        let unreadable = |text: &str| Error::Unreadable {
+            command: LOGIN.into(),
+            text: format!("no {text} in the answer"),
+        };
+        let session_key = reply["sessionkey"].as_str().ok_or_else(|| unreadable("sessionkey"))?;
+        let user_id = reply["userid"].as_str().ok_or_else(|| unreadable("userid"))?;
+        if flag(&reply["is2faenabled"]) && !flag(&reply["is2faverified"]) {
+            return Err(Error::SecondFactor);
+        }
+        let mut cookies = answer.cookies.clone();
+        if !cookies.iter().any(|cookie| cookie.starts_with("sessionkey=")) {
+            cookies.push(format!("sessionkey={session_key}"));
+        }
+        let credential =
+            Credential::Session { cookies: cookies.join("; ").into(), session_key: session_key.into() };
+        let session = Self::new(endpoint.clone(), credential);
+
+        if let Some((signing, user)) = session.keys(user_id).await? {
+            session.logout().await;
+            return Ok((signing, Login { user: completed(user, &reply), session_idle: None }));
+        }
+        let user = match session.user(user_id).await {
+            Ok(user) => user.unwrap_or_default(),
+            Err(Error::NotAllowed { .. }) => User::default(),
+            Err(error) => return Err(error),
+        };
+        let session_idle = envelope::number(&reply["timeout"]).map(u64::from);
+        Ok((session, Login { user: completed(user, &reply), session_idle }))
+    }
+
+    /// Ends a session; a keyed client has none. Best effort: it idles out anyway.
+    pub async fn logout(&self) {
+        if !self.is_stateless()
+            && let Err(error) = self.query("logout", Params::new()).await
+        {
+            debug!(%error, "a CloudStack session was not ended");
+        }
+    }
+
+    /// The user's keys, if he has some and they work: key access can be switched off per user,
+    /// account or domain.
+    async fn keys(&self, user_id: &str) -> Result<Option<(Self, User)>, Error> {
+        let reply = match self.query("getUserKeys", Params::new().set("id", user_id)).await {
+            Ok(reply) => reply,
+            Err(error @ (Error::SessionEnded | Error::SecondFactor)) => return Err(error),
+            Err(error) => {
+                debug!(%error, "no API keys to be had, the session is kept");
+                return Ok(None);
+            }
+        };
+        let Ok(UserKeys { apikey: Some(api_key), secretkey: Some(secret_key) }) =
+            UserKeys::deserialize(&reply["userkeys"])
+        else {
+            return Ok(None);
+        };
+        let signing = Self::with_keys(self.0.endpoint.clone(), api_key, secret_key);
+        match signing.user(user_id).await {
+            Ok(Some(user)) => Ok(Some((signing, user))),
+            Ok(None) => Ok(None),
+            Err(error) => {
+                debug!(%error, "the API keys are not usable, the session is kept");
+                Ok(None)
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct UserKeys {
+    apikey: Option<String>,
+    secretkey: Option<SecretString>,
+}
+
+/// What the login told, where `listUsers` did not.
+fn completed(mut user: User, reply: &Value) -> User {
+    let text = |name: &str| reply[name].as_str().map(str::to_owned);
+    user.id = text("userid").unwrap_or(user.id);
+    if user.username.is_empty() {
+        user.username = text("username").unwrap_or_default();
+    }
+    user.account = user.account.or_else(|| text("account"));
+    user.domainid = user.domainid.or_else(|| text("domainid"));
+    user.accounttype = user.accounttype.or_else(|| envelope::number(&reply["type"]));
+    user
+}
+
+/// `ROOT/acme` does not resolve, `acme` does.
+fn below_root(domain: &str) -> &str {
+    let path = domain.trim_matches('/');
+    match path.split_once('/') {
+        Some((root, rest)) if root.eq_ignore_ascii_case("root") => rest,
+        None if path.eq_ignore_ascii_case("root") => "",
+        _ => path,
+    }
+}
+
+fn flag(value: &Value) -> bool {
+    value.as_bool().unwrap_or_else(|| value.as_str() == Some("true"))
+}
+
+const LOGIN: &str = "login";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leading_root_is_taken_off() {
+        let paths = ["", "/", "ROOT", "root/", "ROOT/acme", "/acme/dev/", "rooted/x"].map(below_root);
+        assert_eq!(paths, ["", "", "", "", "acme", "acme/dev", "rooted/x"]);
+    }
+}
