@@ -1,1 +1,3 @@
+mod codec;
 mod golden;
+mod mapped;
