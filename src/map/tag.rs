@@ -54,7 +54,9 @@ mod tests {
 
     #[test]
     fn names_lead_back_to_their_pair() {
-        for (key, value, name) in [("env", "prod", "env=prod"), ("gold", "gold", "gold"), ("a", "b=c", "a=b=c")] {
+        for (key, value, name) in
+            [("env", "prod", "env=prod"), ("gold", "gold", "gold"), ("a", "b=c", "a=b=c")]
+        {
             let row = types::Tag { key: key.into(), value: value.into(), ..types::Tag::default() };
             assert_eq!(tag_name(&row), name);
             assert_eq!(tag_pair(name), (key.to_owned(), value.to_owned()));

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use secrecy::SecretSlice;
-
 use super::{BackupConfig, CreateDisk, CreateInstance, Error, RestoreConfig, StartBackup, StartTransfer};
 use crate::auth::Caller;
 use crate::cloudstack::Client;
@@ -19,7 +17,7 @@ pub struct Parts {
     /// `[cloudstack] api_key`, where it is set.
     pub service: Option<Client>,
     /// Keys tickets.
-    pub secret: SecretSlice<u8>,
+    pub secret: crate::auth::HmacSecret,
     /// Where clients reach the hosts' image data: `[imageio] port`.
     pub images_port: u16,
     pub backup: BackupConfig,
