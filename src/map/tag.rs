@@ -4,7 +4,6 @@ use super::{href, ids};
 use crate::cloudstack::types;
 use crate::model::Tag;
 
-/// `key=value`, by which clients search.
 /// `key=value`; a tag given by an oVirt client as a plain word is a key that is its own value.
 pub fn tag_name(tag: &types::Tag) -> String {
     match tag.key == tag.value {
