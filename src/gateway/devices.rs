@@ -132,7 +132,8 @@ pub(super) fn ovf_of(
     volumes: &[&Volume],
     exact: &HashMap<String, u64>,
 ) -> Option<model::Initialization> {
-    let data = ovf::write(&ovf::of_instance(vm, name, volumes, exact)).ok()?;
+    let described = ovf::Ovf { name: Some(name.to_owned()), ..ovf::describe(vm, volumes, exact) };
+    let data = ovf::write(&described).ok()?;
     let configuration =
         model::Configuration { data: Some(data), r#type: Some(model::ConfigurationType::Ovf) };
     Some(model::Initialization { configuration: Some(configuration), ..Default::default() })

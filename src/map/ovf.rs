@@ -3,14 +3,12 @@
 //! section of our own keeps what CloudStack needs besides. Holds no secrets: clients log it.
 
 mod describe;
-mod instance;
 mod read;
 mod write;
 
 use crate::model::BiosType;
 
 pub use describe::describe;
-pub use instance::of_instance;
 pub use read::{Error, read};
 pub use write::write;
 
