@@ -396,6 +396,66 @@ async fn a_list_that_shifted_is_looked_at_once_more() {
 }
 
 #[tokio::test]
+async fn a_smaller_largest_page_of_the_server_is_taken_over() {
+    let fake = Fake::start(|call| {
+        let (page, size): (usize, usize) =
+            (call.param("page").parse().expect("page"), call.param("pagesize").parse().expect("size"));
+        match size {
+            0..=10 => rows(((page - 1) * size..page * size).filter(|id| *id < 25), 25),
+            _ => Reply::json(
+                431,
+                json!({"r": {"errorcode": 431,
+                "errortext": "Page size can't exceed max allowed page size value: 10"}}),
+            ),
+        }
+    })
+    .await;
+    let client = fake.client();
+    assert_eq!(client.volumes(Params::new()).await.expect("volumes").len(), 25);
+    assert_eq!(client.volumes(Params::new()).await.expect("volumes").len(), 25);
+    assert_eq!(fake.calls("listVolumes").len(), 1 + 3 + 3);
+}
+
+#[tokio::test]
+async fn a_short_throttle_is_waited_for_and_a_long_one_is_said() {
+    let calls = AtomicUsize::new(0);
+    let throttled = |wait: u32| {
+        let text =
+            format!("The given user has reached his/her account api limit, please retry after {wait} ms.");
+        Reply::json(429, json!({"r": {"errorcode": 429, "errortext": text}}))
+    };
+    let fake = Fake::start(move |call| match call.command() {
+        "listUsers" => throttled(9000),
+        _ if calls.fetch_add(1, Ordering::SeqCst) < 2 => throttled(30),
+        _ => Reply::recorded("inv-listzones-root"),
+    })
+    .await;
+    let client = fake.client();
+    assert_eq!(client.zones(Params::new()).await.expect("zones").len(), 1);
+    assert_eq!(fake.calls("listZones").len(), 3);
+    let long = client.users(Params::new()).await;
+    assert!(matches!(long, Err(Error::Throttled { wait }) if wait == Duration::from_secs(9)));
+    assert_eq!(fake.calls("listUsers").len(), 1);
+}
+
+#[tokio::test]
+async fn a_session_is_over_before_cloudstack_ends_it() {
+    let fake = Fake::start(|call| match call.command() {
+        "login" => Reply::ok(json!({"sessionkey": "k", "userid": "u", "timeout": 61})),
+        _ => Reply::ok(json!({})),
+    })
+    .await;
+    let (client, _) = Client::login(fake.endpoint(), "carl", &"pw".into(), "").await.expect("login");
+    assert!(!client.has_ended());
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    client.query("listZones", Params::new()).await.expect("zones");
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(!client.has_ended(), "used a moment ago");
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(client.has_ended());
+}
+
+#[tokio::test]
 async fn every_recorded_row_is_read() {
     fn all<T: serde::de::DeserializeOwned>(name: &str, key: &str) -> Vec<T> {
         let body = recording(name)["body"].clone();
