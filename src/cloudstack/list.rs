@@ -59,8 +59,11 @@ impl Client {
 
     /// Takes over the server's largest page, if it is smaller than ours.
     fn learns_page_size(&self, text: &str) -> bool {
-        let size = &self.0.endpoint.page_size;
-        largest_page(text).is_some_and(|largest| size.fetch_min(largest, Ordering::Relaxed) > largest)
+        let largest = largest_page(text);
+        if let Some(largest) = largest {
+            self.0.endpoint.page_size.fetch_min(largest, Ordering::Relaxed);
+        }
+        largest.is_some()
     }
 
     async fn pages(

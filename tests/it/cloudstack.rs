@@ -2,6 +2,7 @@
 //! down what it was asked. Bodies come from `tests/data/cloudstack-4.22`, recorded from a real one.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use axum::response::IntoResponse;
 use base64::Engine;
 use hmac::{Hmac, KeyInit, Mac};
 use ovirt_gateway::cloudstack::{Client, Config, Endpoint, Error, Params, types};
+use ovirt_gateway::{pki, serve, tls};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
@@ -562,6 +564,41 @@ async fn failures_of_the_connection_hold_no_key_and_no_redirect_is_followed() {
     let redirected = fake.client().query("listZones", Params::new()).await;
     assert!(matches!(redirected, Err(Error::Unreadable { .. })));
     assert_eq!(fake.calls("listZones").len(), 1);
+}
+
+#[tokio::test]
+async fn a_certificate_counts_only_from_the_named_authority() {
+    let dir = tempfile::tempdir().expect("dir");
+    let (site, other) = (pki::Site::new(&dir.path().join("site")), pki::Site::new(&dir.path().join("other")));
+    site.init().expect("authorities");
+    other.init().expect("authorities");
+    let files = site.host("127.0.0.1").expect("certificate");
+    let identity = tls::Identity::load(&files.cert, &files.key).expect("identity");
+    let config = tls::server(identity, tls::Alpn::Http1).expect("server");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let endpoint = format!("https://{}/client/api", listener.local_addr().expect("address"));
+    let app = axum::Router::new().fallback(|| async { json!({"listzonesresponse": {}}).to_string() });
+    let forever = std::future::pending();
+    let server = tokio::spawn(serve::run(
+        listener,
+        Some(config),
+        move |_| app.clone(),
+        serve::Options::default(),
+        forever,
+    ));
+    let asked = async |ca_file: Option<PathBuf>, verify_tls| {
+        let config = Config { endpoint: endpoint.clone(), ca_file, verify_tls, ..Config::default() };
+        let endpoint = Endpoint::new(&config).expect("endpoint");
+        Client::with_keys(endpoint, "AK".into(), "SK".into())
+            .zones(Params::new())
+            .await
+            .map(|zones| zones.len())
+    };
+    assert!(matches!(asked(Some(site.ca.cert), true).await, Ok(0)));
+    assert!(matches!(asked(Some(other.ca.cert), true).await, Err(Error::Unreachable { .. })));
+    assert!(matches!(asked(None, true).await, Err(Error::Unreachable { .. })));
+    assert!(matches!(asked(None, false).await, Ok(0)));
+    server.abort();
 }
 
 #[tokio::test]
