@@ -177,9 +177,10 @@ impl Client {
     pub async fn query(&self, command: &str, params: Params) -> Result<Value, Error> {
         match self.patiently(command, params).await {
             Err(Error::SessionEnded) if self.is_stateless() => Err(self.blame(command).await),
-            Err(Error::SessionEnded) => {
+            // Asking for a second factor ends the session too.
+            Err(error @ (Error::SessionEnded | Error::SecondFactor)) => {
                 self.0.ended.store(true, Ordering::Relaxed);
-                Err(Error::SessionEnded)
+                Err(error)
             }
             answer => answer,
         }

@@ -122,6 +122,32 @@ async fn an_ended_session_is_401_for_the_token_and_a_new_login_for_the_password(
     assert_eq!(fake.calls("login").len(), 2);
 }
 
+#[test]
+fn the_sections_are_read_from_a_file() {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Sections {
+        auth: Config,
+        cloudstack: ovirt_gateway::cloudstack::Config,
+    }
+    let text = "[cloudstack]\nendpoint = https://cloud.example.com/client/api\nsecret_key = canary\npage_size = 50\n\
+                verify_tls = false\n[auth]\ndomains = internal=ROOT,acme-profile=acme\nprofiles = cloudstack\n";
+    let file = tempfile::Builder::new().suffix(".ini").tempfile().expect("file");
+    std::fs::write(file.path(), text).expect("write");
+    let read: Sections =
+        ovirt_gateway::config::load_from(Some(file.path()), std::collections::HashMap::new())
+            .expect("settings");
+    assert_eq!(
+        (read.cloudstack.page_size, read.cloudstack.verify_tls, read.cloudstack.timeout),
+        (50, false, 60)
+    );
+    assert_eq!(read.auth.profiles, ["cloudstack"]);
+    assert!(!format!("{:?}", read.cloudstack).contains("canary"));
+    std::fs::write(file.path(), "[auth]\ndomains = acme\n").expect("write");
+    let wrong = ovirt_gateway::config::load_from::<Sections>(Some(file.path()), Default::default());
+    assert!(wrong.is_err_and(|error| error.to_string().contains("[auth] domains")));
+}
+
 #[tokio::test]
 async fn an_unreachable_cloudstack_is_not_a_wrong_password() {
     let tries = AtomicUsize::new(0);
