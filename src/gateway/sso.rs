@@ -26,12 +26,31 @@ pub async fn token(
     let scope = form.value("scope").unwrap_or_default();
     match form.value("grant_type") {
         Some("password") => {}
-        Some(_) => return refuse(StatusCode::BAD_REQUEST, scope, "unsupported_grant_type", "Only grant_type=password is offered"),
-        None => return refuse(StatusCode::BAD_REQUEST, scope, "invalid_request", "Missing parameter: 'grant_type'"),
+        Some(_) => {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                scope,
+                "unsupported_grant_type",
+                "Only grant_type=password is offered",
+            );
+        }
+        None => {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                scope,
+                "invalid_request",
+                "Missing parameter: 'grant_type'",
+            );
+        }
     }
     let (Some(username), Some(password)) = (form.value("username"), form.value("password")) else {
         let missing = if form.value("username").is_none() { "username" } else { "password" };
-        return refuse(StatusCode::BAD_REQUEST, scope, "invalid_request", &format!("Missing parameter: '{missing}'"));
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            scope,
+            "invalid_request",
+            &format!("Missing parameter: '{missing}'"),
+        );
     };
     match gateway.sessions().grant(username, &SecretString::from(password.to_owned()), scope).await {
         Ok(grant) => answer(
@@ -39,13 +58,18 @@ pub async fn token(
             &json!({
                 "access_token": grant.token.expose_secret(),
                 "scope": grant.scope,
-                "exp": grant.expires_ms.to_string(),
+                "exp": grant.exp(),
                 "token_type": "bearer",
             }),
         ),
         Err(Refusal::Unreachable(error)) => {
             tracing::error!(%error, "no login is possible");
-            refuse(StatusCode::SERVICE_UNAVAILABLE, scope, "server_error", "CloudStack cannot be asked at the moment")
+            refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                scope,
+                "server_error",
+                "CloudStack cannot be asked at the moment",
+            )
         }
         Err(refusal) => {
             let text = format!("Cannot authenticate user '{}': {refusal}", printable(username));

@@ -9,8 +9,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Timestamp(pub jiff::Timestamp);
 
 impl Timestamp {
+    /// To the millisecond: no format carries more.
     pub fn now() -> Self {
-        Self(jiff::Timestamp::now())
+        let now = jiff::Timestamp::now();
+        Self::from_millisecond(now.as_millisecond()).unwrap_or(Self(now))
     }
 
     /// `None` for what no calendar has.

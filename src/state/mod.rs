@@ -1,1 +1,47 @@
-//! (being built)
+//! What must survive a restart: backups, transfers, disks we made, leases, half-made work.
+//!
+//! The only user of the database. Rows are plain structs whose words are oVirt's; every change of a
+//! phase is a compare-and-swap on id, phase and revision, so that of two writers one loses and knows
+//! it. Knows nothing of CloudStack, hosts or HTTP.
+
+mod backup;
+mod disk;
+mod place;
+mod steps;
+mod store;
+mod transfer;
+
+pub use backup::{Backup, BackupDisk, BackupPhase, Source};
+pub use disk::Disk;
+pub use place::{Lease, Placement};
+pub use steps::{Kind as StepKind, Step};
+pub use store::{Config, Error, Store, now_ms};
+pub use transfer::{Direction, Format, TimeoutPolicy, Transfer, TransferPhase};
+
+/// An enum whose variants have one fixed word each, in the database and in oVirt's answers.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $word:literal),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$vmeta])* $variant),* }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),* }
+            }
+
+            pub fn parse(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$variant),)* _ => None }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+use words;

@@ -1,1 +1,15 @@
-//! (being built)
+//! Backups, image transfers, and restored disks and instances: the phases, and what drives them.
+//!
+//! What a caller asks for is first read live with the caller's own credential; only then
+//! the service account learns where it lies. Speaks to CloudStack, to hosts and to the database; knows
+//! no HTTP and no oVirt document.
+
+mod config;
+mod engine;
+mod error;
+mod request;
+
+pub use config::{BackupConfig, RestoreConfig};
+pub use engine::{Engine, Parts};
+pub use error::Error;
+pub use request::{CreateDisk, CreateInstance, Firmware, Owner, Reference, StartBackup, StartTransfer};

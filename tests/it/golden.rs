@@ -34,7 +34,8 @@ fn same<T: Document + Serialize + DeserializeOwned + PartialEq + std::fmt::Debug
     let text = golden(&format!("{name}.json"));
     let from_json: T = json::from_slice(text.as_bytes()).expect(name);
     assert_eq!(from_json, from_xml, "{name}: both formats say the same");
-    let ours: serde_json::Value = serde_json::from_str(&json::to_string(&from_json).expect(name)).expect(name);
+    let ours: serde_json::Value =
+        serde_json::from_str(&json::to_string(&from_json).expect(name)).expect(name);
     let theirs: serde_json::Value = serde_json::from_str(&text).expect(name);
     assert_eq!(ours, theirs, "{name}.json");
 }

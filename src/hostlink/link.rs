@@ -1,0 +1,305 @@
+//! The calls themselves.
+
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use crate::imageio::api::{
+    Backup, BackupEnd, BackupRequest, Cause, Export, ExportEnd, ExportEndRequest, ExportRequest, Info,
+    Refusal, Ticket, TicketInfo, Volume, VolumeRef, VolumeRequest,
+};
+use crate::tls;
+
+/// The section `[imageio]`: how the gateway reaches the daemons of the hosts.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the daemons serve image data to clients.
+    pub port: u16,
+    /// Where they listen for the gateway.
+    pub control_port: u16,
+    /// The CA of the hosts' certificates.
+    pub ca_file: Option<PathBuf>,
+    /// What the gateway shows to them.
+    pub client_cert_file: Option<PathBuf>,
+    pub client_key_file: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            port: 54322,
+            control_port: 54324,
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+        }
+    }
+}
+
+/// The client to all hosts: they differ by address only.
+#[derive(Debug, Clone)]
+pub struct HostLink {
+    http: reqwest::Client,
+    scheme: &'static str,
+    control_port: u16,
+}
+
+impl HostLink {
+    pub fn new(config: &Config) -> Result<Self, Error> {
+        let missing = |key: &str| Error::Settings { text: format!("{key} is not set") };
+        let unusable = |error: &dyn std::fmt::Display| Error::Settings { text: error.to_string() };
+        let ca = config.ca_file.as_ref().ok_or_else(|| missing("ca_file"))?;
+        let cert = config.client_cert_file.as_ref().ok_or_else(|| missing("client_cert_file"))?;
+        let key = config.client_key_file.as_ref().ok_or_else(|| missing("client_key_file"))?;
+        let identity = tls::Identity::load(cert, key).map_err(|error| unusable(&error))?;
+        let roots = tls::roots(ca).map_err(|error| unusable(&error))?;
+        let tls = tls::client(roots, Some(identity)).map_err(|error| unusable(&error))?;
+        let http = client().tls_backend_preconfigured(tls).build().map_err(|error| unusable(&error))?;
+        Ok(Self { http, scheme: "https", control_port: config.control_port })
+    }
+
+    /// Without TLS, for tests of what is above this module.
+    #[cfg(test)]
+    pub(crate) fn plain(control_port: u16) -> Self {
+        Self { http: client().build().expect("no settings that can fail"), scheme: "http", control_port }
+    }
+
+    pub async fn put_ticket(&self, host: &str, ticket: &Ticket) -> Result<(), Error> {
+        let path = format!("tickets/{}", escape(&ticket.uuid));
+        self.send(host, Method::PUT, "PUT /tickets", &path, Some(ticket), SHORT).await?;
+        Ok(())
+    }
+
+    /// `None` if the host knows no such ticket.
+    pub async fn ticket(&self, host: &str, id: &str) -> Result<Option<TicketInfo>, Error> {
+        self.find(host, "GET /tickets", &format!("tickets/{}", escape(id))).await
+    }
+
+    /// Takes the right away and ends work under it; [`Error::Busy`] while some goes on.
+    pub async fn delete_ticket(&self, host: &str, id: &str) -> Result<(), Error> {
+        let path = format!("tickets/{}", escape(id));
+        let none = None::<&()>;
+        match self.send(host, Method::DELETE, "DELETE /tickets", &path, none, SHORT).await {
+            Ok(_) => Ok(()),
+            Err(Error::Refused { refusal, .. }) if refusal.cause == Cause::NotFound => Ok(()),
+            Err(Error::Refused { refusal, host }) if refusal.cause == Cause::Conflict => {
+                Err(Error::Busy { host })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub async fn start_backup(&self, host: &str, id: &str, request: &BackupRequest) -> Result<Backup, Error> {
+        let path = format!("backups/{}", escape(id));
+        self.call(host, Method::PUT, "PUT /backups", &path, Some(request), LONG).await
+    }
+
+    /// `None` if the host knows no such backup.
+    pub async fn backup(&self, host: &str, id: &str) -> Result<Option<Backup>, Error> {
+        self.find(host, "GET /backups", &format!("backups/{}", escape(id))).await
+    }
+
+    pub async fn end_backup(&self, host: &str, id: &str) -> Result<BackupEnd, Error> {
+        let path = format!("backups/{}", escape(id));
+        self.call(host, Method::DELETE, "DELETE /backups", &path, None::<&()>, LONG).await
+    }
+
+    pub async fn start_export(&self, host: &str, id: &str, request: &ExportRequest) -> Result<Export, Error> {
+        let path = format!("exports/{}", escape(id));
+        self.call(host, Method::PUT, "PUT /exports", &path, Some(request), LONG).await
+    }
+
+    pub async fn end_export(&self, host: &str, id: &str, commit: bool) -> Result<ExportEnd, Error> {
+        let path = format!("exports/{}", escape(id));
+        let body = ExportEndRequest { commit };
+        self.call(host, Method::DELETE, "DELETE /exports", &path, Some(&body), LONG).await
+    }
+
+    pub async fn make_volume(
+        &self,
+        host: &str,
+        name: &str,
+        request: &VolumeRequest,
+    ) -> Result<Volume, Error> {
+        let path = format!("volumes/{}", escape(name));
+        self.call(host, Method::PUT, "PUT /volumes", &path, Some(request), LONG).await
+    }
+
+    pub async fn delete_volume(&self, host: &str, volume: &VolumeRef) -> Result<(), Error> {
+        let path = format!("volumes/{}/delete", escape(&volume.path));
+        self.send(host, Method::POST, "POST /volumes/delete", &path, Some(volume), LONG).await?;
+        Ok(())
+    }
+
+    pub async fn volume(&self, host: &str, volume: &VolumeRef) -> Result<Volume, Error> {
+        let path = format!("volumes/{}/info", escape(&volume.path));
+        self.call(host, Method::POST, "POST /volumes/info", &path, Some(volume), SHORT).await
+    }
+
+    pub async fn info(&self, host: &str) -> Result<Info, Error> {
+        self.call(host, Method::GET, "GET /info", "info", None::<&()>, SHORT).await
+    }
+
+    async fn find<T: DeserializeOwned>(
+        &self,
+        host: &str,
+        route: &'static str,
+        path: &str,
+    ) -> Result<Option<T>, Error> {
+        match self.call(host, Method::GET, route, path, None::<&()>, SHORT).await {
+            Ok(found) => Ok(Some(found)),
+            Err(Error::Refused { refusal, .. }) if refusal.cause == Cause::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn call<B: Serialize, T: DeserializeOwned>(
+        &self,
+        host: &str,
+        method: Method,
+        route: &'static str,
+        path: &str,
+        body: Option<&B>,
+        deadline: Duration,
+    ) -> Result<T, Error> {
+        let answer = self.send(host, method, route, path, body, deadline).await?;
+        serde_json::from_slice(&answer).map_err(|error| Error::Unreadable {
+            host: host.into(),
+            route,
+            text: error.to_string(),
+        })
+    }
+
+    async fn send<B: Serialize>(
+        &self,
+        host: &str,
+        method: Method,
+        route: &'static str,
+        path: &str,
+        body: Option<&B>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, Error> {
+        let failed = |error: reqwest::Error| match error.is_timeout() && !error.is_connect() {
+            true => Error::Deadline { host: host.into(), route },
+            false => Error::Unreachable { host: host.into(), text: innermost(error) },
+        };
+        let url = format!("{}://{}:{}/{path}", self.scheme, authority(host), self.control_port);
+        let mut request = self.http.request(method, url).timeout(deadline);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let mut response = request.send().await.map_err(failed)?;
+        let status = response.status();
+        let mut answer = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if answer.len() + chunk.len() > LARGEST_ANSWER {
+                return Err(Error::Unreadable { host: host.into(), route, text: "too large".into() });
+            }
+            answer.extend_from_slice(&chunk);
+        }
+        match status.is_success() {
+            true => Ok(answer),
+            false => Err(Error::Refused { host: host.into(), refusal: refusal(status, &answer) }),
+        }
+    }
+}
+
+fn client() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT)
+        .pool_idle_timeout(POOL_IDLE)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+}
+
+/// The routes of tickets speak ovirt-imageio's plain text; the others say why in JSON.
+fn refusal(status: StatusCode, answer: &[u8]) -> Refusal {
+    if let Ok(refusal) = serde_json::from_slice(answer) {
+        return refusal;
+    }
+    let cause = match status.as_u16() {
+        400 => Cause::BadRequest,
+        401 | 403 => Cause::Forbidden,
+        404 => Cause::NotFound,
+        409 => Cause::Conflict,
+        507 => Cause::NoSpace,
+        504 => Cause::Timeout,
+        _ => Cause::Failed,
+    };
+    let text: String = String::from_utf8_lossy(answer).trim().chars().take(LONGEST_TEXT).collect();
+    let message = match text.is_empty() {
+        true => format!("status {}", status.as_u16()),
+        false => text,
+    };
+    Refusal { cause, message }
+}
+
+fn escape(segment: &str) -> String {
+    utf8_percent_encode(segment, SEGMENT).to_string()
+}
+
+/// An address as it stands in a URL.
+fn authority(host: &str) -> String {
+    match host.parse::<Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => host.to_owned(),
+    }
+}
+
+/// Without the URL, whose path may hold a ticket.
+fn innermost(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+const SEGMENT: &percent_encoding::AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+const CONNECT: Duration = Duration::from_secs(5);
+/// A daemon that was restarted leaves dead connections; few live that long.
+const POOL_IDLE: Duration = Duration::from_secs(15);
+/// For what only touches memory.
+const SHORT: Duration = Duration::from_secs(15);
+/// For what starts programs or flushes an image: longer than the host's own deadlines.
+const LONG: Duration = Duration::from_secs(120);
+/// Bytes; a backup of hundreds of disks is below 1 MiB.
+const LARGEST_ANSWER: usize = 4 << 20;
+const LONGEST_TEXT: usize = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_text_refusals_get_their_cause_from_the_status() {
+        let read = refusal(StatusCode::CONFLICT, b"Timeout cancelling transfer x\n");
+        assert_eq!(read, Refusal { cause: Cause::Conflict, message: "Timeout cancelling transfer x".into() });
+        let json = br#"{"cause":"no_space","message":"2 GiB short"}"#;
+        let read = refusal(StatusCode::INSUFFICIENT_STORAGE, json);
+        assert_eq!(read, Refusal { cause: Cause::NoSpace, message: "2 GiB short".into() });
+        assert_eq!(refusal(StatusCode::BAD_GATEWAY, b"").message, "status 502");
+    }
+
+    #[test]
+    fn addresses_and_ids_are_written_safely() {
+        assert_eq!(authority("10.1.2.3"), "10.1.2.3");
+        assert_eq!(authority("fd00::1"), "[fd00::1]");
+        assert_eq!(escape("../a b-_.~"), "..%2Fa%20b-_.~");
+    }
+
+    #[test]
+    fn missing_settings_are_named() {
+        let error = HostLink::new(&Config::default()).expect_err("no files are named");
+        assert_eq!(error.to_string(), "[imageio] ca_file is not set");
+    }
+}

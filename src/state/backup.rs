@@ -1,0 +1,227 @@
+//! Rows of backups and of their disks.
+
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+use super::store::{size_of, stored, word};
+use super::{Error, Store, now_ms, words};
+
+words! {
+    /// oVirt's `BackupPhase`.
+    BackupPhase {
+        Initializing = "initializing",
+        Starting = "starting",
+        Ready = "ready",
+        Finalizing = "finalizing",
+        Succeeded = "succeeded",
+        Failed = "failed",
+    }
+}
+
+words! {
+    /// What the instance was when its backup began.
+    Source {
+        Running = "running",
+        Stopped = "stopped",
+    }
+}
+
+impl BackupPhase {
+    /// Nothing follows it.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backup {
+    pub id: String,
+    pub vm_id: String,
+    /// Whether a host may still hold something of it; one open backup per instance.
+    pub open: bool,
+    pub user_id: String,
+    pub account: String,
+    pub domain_id: String,
+    pub phase: BackupPhase,
+    pub revision: i64,
+    pub host_id: Option<String>,
+    pub host_address: Option<String>,
+    pub source: Source,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub created_ms: i64,
+    pub modified_ms: i64,
+    /// Why it is `failed`.
+    pub error: Option<String>,
+}
+
+/// A disk of a backup: where its image is and, once exported, what can be read of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupDisk {
+    pub backup_id: String,
+    pub disk_id: String,
+    pub pool_id: String,
+    pub pool_kind: String,
+    pub pool_path: String,
+    pub volume_path: String,
+    /// The export's virtual size, which decides.
+    pub size: Option<u64>,
+    /// The export, for a ticket.
+    pub url: Option<String>,
+}
+
+impl Store {
+    /// Stores a new backup with its disks; [`Error::Taken`] if the id or the instance is taken.
+    pub async fn insert_backup(&self, backup: &Backup, disks: &[BackupDisk]) -> Result<(), Error> {
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query(
+            "INSERT INTO backups (id, vm_id, open_vm, user_id, account, domain_id, phase, revision, host_id, \
+             host_address, source, name, description, created_ms, modified_ms, error) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(backup.id.clone())
+        .bind(backup.vm_id.clone())
+        .bind(backup.open.then(|| backup.vm_id.clone()))
+        .bind(backup.user_id.clone())
+        .bind(backup.account.clone())
+        .bind(backup.domain_id.clone())
+        .bind(backup.phase.as_str())
+        .bind(backup.revision)
+        .bind(backup.host_id.clone())
+        .bind(backup.host_address.clone())
+        .bind(backup.source.as_str())
+        .bind(backup.name.clone())
+        .bind(backup.description.clone())
+        .bind(backup.created_ms)
+        .bind(backup.modified_ms)
+        .bind(backup.error.clone())
+        .execute(&mut *transaction)
+        .await?;
+        for (position, disk) in disks.iter().enumerate() {
+            sqlx::query(
+                "INSERT INTO backup_disks (backup_id, disk_id, position, pool_id, pool_kind, pool_path, \
+                 volume_path, size, url) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )
+            .bind(backup.id.clone())
+            .bind(disk.disk_id.clone())
+            .bind(i64::try_from(position).unwrap_or(i64::MAX))
+            .bind(disk.pool_id.clone())
+            .bind(disk.pool_kind.clone())
+            .bind(disk.pool_path.clone())
+            .bind(disk.volume_path.clone())
+            .bind(disk.size.map(stored))
+            .bind(disk.url.clone())
+            .execute(&mut *transaction)
+            .await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Replaces `old` by `new` if nobody was faster; `None` says somebody was.
+    pub async fn swap_backup(&self, old: &Backup, new: &Backup) -> Result<Option<Backup>, Error> {
+        let new = Backup { revision: old.revision + 1, modified_ms: now_ms(), ..new.clone() };
+        let done = sqlx::query(
+            "UPDATE backups SET phase = ?, revision = ?, open_vm = ?, host_id = ?, host_address = ?, \
+             modified_ms = ?, error = ? WHERE id = ? AND phase = ? AND revision = ?",
+        )
+        .bind(new.phase.as_str())
+        .bind(new.revision)
+        .bind(new.open.then(|| new.vm_id.clone()))
+        .bind(new.host_id.clone())
+        .bind(new.host_address.clone())
+        .bind(new.modified_ms)
+        .bind(new.error.clone())
+        .bind(old.id.clone())
+        .bind(old.phase.as_str())
+        .bind(old.revision)
+        .execute(&self.pool)
+        .await?;
+        Ok((done.rows_affected() == 1).then_some(new))
+    }
+
+    /// Keeps what a host exported for a disk.
+    pub async fn exported(&self, backup: &str, disk: &str, size: u64, url: &str) -> Result<(), Error> {
+        sqlx::query("UPDATE backup_disks SET size = ?, url = ? WHERE backup_id = ? AND disk_id = ?")
+            .bind(stored(size))
+            .bind(url.to_owned())
+            .bind(backup.to_owned())
+            .bind(disk.to_owned())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    pub async fn backup(&self, id: &str) -> Result<Option<Backup>, Error> {
+        let row = sqlx::query("SELECT * FROM backups WHERE id = ?")
+            .bind(id.to_owned())
+            .fetch_optional(&self.pool)
+            .await?;
+        row.as_ref().map(Backup::read).transpose()
+    }
+
+    /// The newest backups of an instance, newest first.
+    pub async fn backups_of(&self, vm: &str) -> Result<Vec<Backup>, Error> {
+        let rows =
+            sqlx::query("SELECT * FROM backups WHERE vm_id = ? ORDER BY created_ms DESC, id LIMIT 1000")
+                .bind(vm.to_owned())
+                .fetch_all(&self.pool)
+                .await?;
+        rows.iter().map(Backup::read).collect()
+    }
+
+    pub async fn open_backups(&self) -> Result<Vec<Backup>, Error> {
+        let rows = sqlx::query("SELECT * FROM backups WHERE open_vm IS NOT NULL ORDER BY created_ms, id")
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(Backup::read).collect()
+    }
+
+    pub async fn backup_disks(&self, backup: &str) -> Result<Vec<BackupDisk>, Error> {
+        let rows = sqlx::query("SELECT * FROM backup_disks WHERE backup_id = ? ORDER BY position")
+            .bind(backup.to_owned())
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(BackupDisk::read).collect()
+    }
+}
+
+impl Backup {
+    fn read(row: &AnyRow) -> Result<Self, Error> {
+        let open: Option<String> = row.try_get("open_vm")?;
+        Ok(Self {
+            id: row.try_get("id")?,
+            vm_id: row.try_get("vm_id")?,
+            open: open.is_some(),
+            user_id: row.try_get("user_id")?,
+            account: row.try_get("account")?,
+            domain_id: row.try_get("domain_id")?,
+            phase: word(row, "phase", BackupPhase::parse)?,
+            revision: row.try_get("revision")?,
+            host_id: row.try_get("host_id")?,
+            host_address: row.try_get("host_address")?,
+            source: word(row, "source", Source::parse)?,
+            name: row.try_get("name")?,
+            description: row.try_get("description")?,
+            created_ms: row.try_get("created_ms")?,
+            modified_ms: row.try_get("modified_ms")?,
+            error: row.try_get("error")?,
+        })
+    }
+}
+
+impl BackupDisk {
+    fn read(row: &AnyRow) -> Result<Self, Error> {
+        let size: Option<i64> = row.try_get("size")?;
+        Ok(Self {
+            backup_id: row.try_get("backup_id")?,
+            disk_id: row.try_get("disk_id")?,
+            pool_id: row.try_get("pool_id")?,
+            pool_kind: row.try_get("pool_kind")?,
+            pool_path: row.try_get("pool_path")?,
+            volume_path: row.try_get("volume_path")?,
+            size: size.map(|_| size_of(row, "size")).transpose()?,
+            url: row.try_get("url")?,
+        })
+    }
+}

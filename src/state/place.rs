@@ -1,0 +1,114 @@
+//! Where things are: the host that opens a disk's image, and where an instance was last seen.
+
+use sqlx::Row;
+
+use super::{Error, Store, now_ms};
+
+/// The host that opens the image of a disk which no instance runs on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    pub disk_id: String,
+    pub host_id: String,
+    pub host_address: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    pub vm_id: String,
+    pub cluster_id: Option<String>,
+    pub host_id: Option<String>,
+}
+
+impl Store {
+    /// Takes a lease unless there is one, and answers the one that holds.
+    pub async fn take_lease(&self, lease: &Lease) -> Result<Lease, Error> {
+        let inserted =
+            sqlx::query("INSERT INTO leases (disk_id, host_id, host_address, taken_ms) VALUES (?, ?, ?, ?)")
+                .bind(lease.disk_id.clone())
+                .bind(lease.host_id.clone())
+                .bind(lease.host_address.clone())
+                .bind(now_ms())
+                .execute(&self.pool)
+                .await
+                .map_err(Error::from);
+        match inserted {
+            Ok(_) => Ok(lease.clone()),
+            Err(Error::Taken) => Ok(self.lease(&lease.disk_id).await?.unwrap_or_else(|| lease.clone())),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub async fn lease(&self, disk: &str) -> Result<Option<Lease>, Error> {
+        let row = sqlx::query("SELECT * FROM leases WHERE disk_id = ?")
+            .bind(disk.to_owned())
+            .fetch_optional(&self.pool)
+            .await?;
+        row.map(|row| {
+            Ok(Lease {
+                disk_id: row.try_get("disk_id")?,
+                host_id: row.try_get("host_id")?,
+                host_address: row.try_get("host_address")?,
+            })
+        })
+        .transpose()
+    }
+
+    pub async fn drop_lease(&self, disk: &str) -> Result<(), Error> {
+        sqlx::query("DELETE FROM leases WHERE disk_id = ?").bind(disk.to_owned()).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Drops the leases of disks that no open backup or transfer uses.
+    pub async fn drop_unused_leases(&self) -> Result<u64, Error> {
+        let done = sqlx::query(
+            "DELETE FROM leases WHERE disk_id NOT IN (SELECT open_disk FROM transfers WHERE open_disk IS NOT \
+             NULL) AND disk_id NOT IN (SELECT d.disk_id FROM backup_disks d, backups b WHERE b.id = \
+             d.backup_id AND b.open_vm IS NOT NULL)",
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected())
+    }
+
+    pub async fn keep_placement(&self, placement: &Placement) -> Result<(), Error> {
+        let done =
+            sqlx::query("UPDATE placement SET cluster_id = ?, host_id = ?, seen_ms = ? WHERE vm_id = ?")
+                .bind(placement.cluster_id.clone())
+                .bind(placement.host_id.clone())
+                .bind(now_ms())
+                .bind(placement.vm_id.clone())
+                .execute(&self.pool)
+                .await?;
+        if done.rows_affected() > 0 {
+            return Ok(());
+        }
+        let inserted =
+            sqlx::query("INSERT INTO placement (vm_id, cluster_id, host_id, seen_ms) VALUES (?, ?, ?, ?)")
+                .bind(placement.vm_id.clone())
+                .bind(placement.cluster_id.clone())
+                .bind(placement.host_id.clone())
+                .bind(now_ms())
+                .execute(&self.pool)
+                .await
+                .map_err(Error::from);
+        match inserted {
+            Ok(_) | Err(Error::Taken) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub async fn placement(&self, vm: &str) -> Result<Option<Placement>, Error> {
+        let row = sqlx::query("SELECT * FROM placement WHERE vm_id = ?")
+            .bind(vm.to_owned())
+            .fetch_optional(&self.pool)
+            .await?;
+        row.map(|row| {
+            Ok(Placement {
+                vm_id: row.try_get("vm_id")?,
+                cluster_id: row.try_get("cluster_id")?,
+                host_id: row.try_get("host_id")?,
+            })
+        })
+        .transpose()
+    }
+}
