@@ -1,5 +1,6 @@
 mod auth;
 mod cloudstack;
 mod codec;
+mod fake_cloudstack;
 mod golden;
 mod mapped;
