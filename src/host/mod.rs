@@ -3,12 +3,18 @@
 //! The only place of the crate that starts processes. Nothing here builds a shell string: a program
 //! gets an argument vector. Everything above works on any [`Runner`].
 
+mod error;
 mod local;
+pub mod qemu_img;
+pub mod qemu_nbd;
+pub mod virsh;
+pub mod xml;
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
+pub use error::Error;
 pub use local::Local;
 
 /// A program to run: name, arguments, what to feed it, and how long it may take.

@@ -3,4 +3,5 @@ mod cloudstack;
 mod codec;
 mod fake_cloudstack;
 mod golden;
+mod host;
 mod mapped;
