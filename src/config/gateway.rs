@@ -12,8 +12,14 @@ use serde::Deserialize;
 pub struct Gateway {
     pub server: Server,
     pub ssl: Ssl,
+    pub cloudstack: crate::cloudstack::Config,
     pub security: Security,
+    pub auth: crate::auth::Config,
     pub logging: crate::log::Config,
+    pub state: crate::state::Config,
+    pub imageio: crate::hostlink::Config,
+    pub backup: crate::transfer::BackupConfig,
+    pub restore: crate::transfer::RestoreConfig,
 }
 
 /// `[server]`
@@ -54,6 +60,14 @@ pub struct Ssl {
     /// The server's certificate, followed by its chain.
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
+}
+
+impl Ssl {
+    /// Where our own authority and certificates are kept: beside a configured CA, else `certs/`.
+    pub fn dir(&self) -> PathBuf {
+        let configured = self.ca_cert_file.as_deref().and_then(std::path::Path::parent);
+        configured.filter(|dir| !dir.as_os_str().is_empty()).map_or_else(|| "certs".into(), PathBuf::from)
+    }
 }
 
 /// `[security]`

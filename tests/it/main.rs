@@ -1,1 +1,9 @@
+mod auth;
+mod cloudstack;
+mod codec;
+mod engine;
+mod fake_cloudstack;
+mod golden;
+mod mapped;
 mod state;
+mod world;

@@ -1,0 +1,80 @@
+//! Volumes: disks.
+
+use std::collections::HashMap;
+
+use axum::extract::Path;
+use axum::response::Response;
+
+use super::ask::Ask;
+use super::fault::Fault;
+use super::infrastructure::{checked, named};
+use super::{Gateway, vms};
+use crate::auth::{Caller, Role};
+use crate::cloudstack::Params;
+use crate::cloudstack::types::Volume;
+use crate::map::{self, status};
+use crate::model;
+
+pub async fn list(ask: Ask) -> Result<Response, Fault> {
+    ask.query.only_follows(&[])?;
+    let volumes = ask.caller.client.volumes(Params::new()).await?;
+    let rows = ask.gateway.disks(&ask.caller, volumes).await?;
+    ask.ok(&ask.searched_by(rows, &["name", "alias", "id"], named)?.into_iter().collect::<model::Disks>())
+}
+
+pub async fn one(ask: Ask, Path(id): Path<String>) -> Result<Response, Fault> {
+    let volume = present(&ask.caller, &id).await?;
+    ask.ok(&ask.gateway.disk(&ask.caller, volume).await?)
+}
+
+/// The volume, read live as the caller.
+pub(super) async fn present(caller: &Caller, id: &str) -> Result<Volume, Fault> {
+    let found = caller.client.volume(&checked(id)?).await?;
+    found.filter(|volume| status::disk_exists(&volume.state)).ok_or_else(Fault::not_found)
+}
+
+impl Gateway {
+    pub(super) async fn disk(&self, caller: &Caller, volume: Volume) -> Result<model::Disk, Fault> {
+        let disks = self.disks(caller, vec![volume]).await?;
+        disks.into_iter().next().ok_or_else(Fault::not_found)
+    }
+
+    /// Volumes as disks: with what administrators alone know (their pools), and the byte-exact sizes we keep.
+    pub(super) async fn disks(
+        &self,
+        caller: &Caller,
+        volumes: Vec<Volume>,
+    ) -> Result<Vec<model::Disk>, Fault> {
+        let volumes: Vec<Volume> =
+            volumes.into_iter().filter(|row| status::disk_exists(&row.state)).collect();
+        let ids: Vec<&str> = volumes.iter().map(|row| row.id.as_str()).collect();
+        let (exact, pools) = tokio::try_join!(self.exact_sizes(&ids), self.pools_of(caller, &volumes))?;
+        let disks = volumes.iter().map(|row| {
+            let mut row = row.clone();
+            if let Some(seen) = pools.get(&row.id) {
+                row.storageid = seen.storageid.clone();
+                row.physicalsize = row.physicalsize.or(seen.physicalsize);
+            }
+            map::disk(&row, exact.get(&row.id).copied())
+        });
+        Ok(disks.collect())
+    }
+
+    pub(super) async fn exact_sizes(&self, ids: &[&str]) -> Result<HashMap<String, u64>, Fault> {
+        Ok(self.engine().exact_sizes(ids).await?)
+    }
+
+    /// The same volumes as an administrator sees them, in one list.
+    async fn pools_of(&self, caller: &Caller, volumes: &[Volume]) -> Result<HashMap<String, Volume>, Fault> {
+        let Some(service) = self.service() else { return Ok(HashMap::new()) };
+        if volumes.is_empty() || caller.user.role == Role::RootAdmin {
+            return Ok(HashMap::new());
+        }
+        let params = match volumes {
+            [only] => Params::new().set("id", &only.id),
+            _ => vms::owned_by(caller, Params::new()),
+        };
+        let seen = service.volumes(params).await?;
+        Ok(seen.into_iter().map(|row| (row.id.clone(), row)).collect())
+    }
+}
