@@ -1,7 +1,10 @@
 mod auth;
 mod cloudstack;
 mod codec;
+mod engine;
 mod fake_cloudstack;
 mod golden;
 mod host;
 mod mapped;
+mod state;
+mod world;
