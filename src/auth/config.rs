@@ -1,7 +1,5 @@
 //! The section `[auth]`.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
 /// How names are read and how long sessions live.
@@ -41,8 +39,8 @@ impl Default for Config {
 
 /// `name=path` pairs.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(try_from = "Vec<String>")]
-pub struct Domains(BTreeMap<String, String>);
+#[serde(transparent)]
+pub struct Domains(Vec<Pair>);
 
 impl Domains {
     /// The CloudStack path of what stood after the `@`.
@@ -50,7 +48,8 @@ impl Domains {
         if ROOT.iter().any(|root| root.eq_ignore_ascii_case(name)) {
             return String::new();
         }
-        let path = self.0.get(name).map_or(name, String::as_str).trim_matches('/');
+        let path =
+            self.0.iter().find(|pair| pair.name == name).map_or(name, |pair| &pair.path).trim_matches('/');
         match path.split_once('/') {
             Some((root, rest)) if root.eq_ignore_ascii_case("ROOT") => rest.to_owned(),
             None if path.eq_ignore_ascii_case("ROOT") => String::new(),
@@ -63,11 +62,27 @@ impl TryFrom<Vec<String>> for Domains {
     type Error = String;
 
     fn try_from(pairs: Vec<String>) -> Result<Self, String> {
-        let pair = |pair: String| match pair.split_once('=') {
-            Some((name, path)) if !name.trim().is_empty() => Ok((name.trim().into(), path.trim().into())),
-            _ => Err(format!("{pair:?} is not NAME=DOMAIN/PATH")),
-        };
-        pairs.into_iter().map(pair).collect::<Result<_, _>>().map(Self)
+        pairs.into_iter().map(Pair::try_from).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+struct Pair {
+    name: String,
+    path: String,
+}
+
+impl TryFrom<String> for Pair {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, path)) if !name.trim().is_empty() => {
+                Ok(Self { name: name.trim().into(), path: path.trim().into() })
+            }
+            _ => Err(format!("{text:?} is not NAME=DOMAIN/PATH")),
+        }
     }
 }
 

@@ -40,9 +40,10 @@ impl Name {
         })
     }
 
-    /// The same for every spelling that CloudStack takes for the same user.
+    /// The same for every usual spelling of the same user: CloudStack's database ignores case and
+    /// trailing spaces.
     pub(super) fn identity(&self) -> String {
-        format!("{}\0{}", self.user, self.path).to_lowercase()
+        format!("{}\0{}", self.user.trim_end(), self.path).to_lowercase()
     }
 }
 
@@ -111,7 +112,7 @@ mod tests {
     fn spelling_does_not_give_more_tries() {
         let config = Config::default();
         let identity = |given| Name::parse(given, &config).map(|name| name.identity());
-        assert_eq!(identity("Alice@Acme"), identity("alice@acme"));
+        assert_eq!(identity("Alice @Acme/"), identity("alice@acme"));
         assert_eq!(identity("admin@internal"), identity("ADMIN@ROOT"));
     }
 }

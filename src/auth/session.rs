@@ -146,7 +146,9 @@ impl Inner {
                 tries.right();
                 self.failed.invalidate(&key).await;
                 let caller = Arc::new(Caller { client, user: identified(&name, login.user) });
-                info!(user = caller.user.id, stateless = caller.client.is_stateless(), "logged in");
+                let [a, b, c, d, ..] = identity;
+                let user = format!("{a:02x}{b:02x}{c:02x}{d:02x}");
+                info!(user, stateless = caller.client.is_stateless(), "logged in");
                 self.callers.insert(key, caller.clone()).await;
                 Ok(caller)
             }

@@ -2,7 +2,7 @@
 //!
 //! Query strings hold keys and signatures, bodies hold passwords: neither is ever logged.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,8 @@ pub struct Endpoint {
     url: reqwest::Url,
     timeout: Duration,
     pub(super) job_timeout: Duration,
-    pub(super) page_size: u32,
+    /// Rows per page; lowered when the server's own maximum turns out to be smaller.
+    pub(super) page_size: AtomicU32,
     max_in_flight: usize,
     logins: Semaphore,
 }
@@ -69,7 +70,7 @@ impl Endpoint {
             url,
             timeout: Duration::from_secs(config.timeout),
             job_timeout: Duration::from_secs(config.job_timeout),
-            page_size: config.page_size,
+            page_size: AtomicU32::new(config.page_size),
             max_in_flight: usize::try_from(config.max_in_flight).unwrap_or(1).min(MOST_IN_FLIGHT),
             logins: Semaphore::new(LOGINS_IN_FLIGHT),
         }))
@@ -166,6 +167,7 @@ impl Client {
             credential,
             slots,
             ended: AtomicBool::new(false),
+            used: Mutex::new(Instant::now()),
             apis: Cached::default(),
             jobs: Mutex::default(),
         }))
@@ -173,11 +175,12 @@ impl Client {
 
     /// Calls a command and returns its answer without the envelope.
     pub async fn query(&self, command: &str, params: Params) -> Result<Value, Error> {
-        match self.once(command, params).await {
+        match self.patiently(command, params).await {
             Err(Error::SessionEnded) if self.is_stateless() => Err(self.blame(command).await),
-            Err(Error::SessionEnded) => {
+            // Asking for a second factor ends the session too.
+            Err(error @ (Error::SessionEnded | Error::SecondFactor)) => {
                 self.0.ended.store(true, Ordering::Relaxed);
-                Err(Error::SessionEnded)
+                Err(error)
             }
             answer => answer,
         }
@@ -188,9 +191,27 @@ impl Client {
         matches!(self.0.credential, Credential::Keys { .. })
     }
 
-    /// Whether CloudStack has refused this credential since it was made: it will not recover.
+    /// Whether CloudStack has refused this credential since it was made, or must have ended its
+    /// idle session by now: it will not recover.
     pub fn has_ended(&self) -> bool {
-        self.0.ended.load(Ordering::Relaxed)
+        let idle = match &self.0.credential {
+            Credential::Session { idle: Some(idle), .. } => {
+                self.0.used.lock().is_ok_and(|used| used.elapsed() >= idle.saturating_sub(IDLE_MARGIN))
+            }
+            _ => false,
+        };
+        idle || self.0.ended.load(Ordering::Relaxed)
+    }
+
+    /// A throttled call was not executed: it is repeated a few times if the wait is short.
+    async fn patiently(&self, command: &str, params: Params) -> Result<Value, Error> {
+        for _ in 0..THROTTLED_TRIES {
+            match self.once(command, params.clone()).await {
+                Err(Error::Throttled { wait }) if wait <= SHORT_WAIT => tokio::time::sleep(wait).await,
+                answer => return answer,
+            }
+        }
+        self.once(command, params).await
     }
 
     async fn once(&self, command: &str, params: Params) -> Result<Value, Error> {
@@ -202,7 +223,10 @@ impl Client {
                 let params = sign::seal(params, api_key, secret_key, jiff::Timestamp::now());
                 inner.endpoint.send(command, params, None).await?
             }
-            Credential::Session { cookies, session_key } => {
+            Credential::Session { cookies, session_key, .. } => {
+                if let Ok(mut used) = inner.used.lock() {
+                    *used = Instant::now();
+                }
                 let params = params.set("sessionkey", session_key.expose_secret());
                 inner.endpoint.send(command, params, Some(cookies)).await?
             }
@@ -241,14 +265,23 @@ pub(super) struct Inner {
     pub(super) credential: Credential,
     slots: Semaphore,
     ended: AtomicBool,
+    used: Mutex<Instant>,
     pub(super) apis: Cached,
     pub(super) jobs: Mutex<Watched>,
 }
 
 /// Never both: a signed call that carries a session's cookie is judged as a session's call.
 pub(super) enum Credential {
-    Keys { api_key: String, secret_key: SecretString },
-    Session { cookies: SecretString, session_key: SecretString },
+    Keys {
+        api_key: String,
+        secret_key: SecretString,
+    },
+    Session {
+        cookies: SecretString,
+        session_key: SecretString,
+        /// CloudStack ends a session that is not used for so long.
+        idle: Option<Duration>,
+    },
 }
 
 pub(super) struct Answer {
@@ -303,6 +336,14 @@ const LARGEST_BODY: usize = 64 << 20;
 
 /// Rows: the server's default maximum.
 const LARGEST_PAGE: u32 = 500;
+
+/// A session is taken for ended this long before CloudStack ends it.
+const IDLE_MARGIN: Duration = Duration::from_secs(60);
+
+/// Repetitions of a throttled call, and the longest wait that is worth one: CloudStack's default
+/// interval is a second.
+const THROTTLED_TRIES: usize = 3;
+const SHORT_WAIT: Duration = Duration::from_secs(3);
 
 /// Calls of one credential at once, whatever is configured.
 const MOST_IN_FLIGHT: usize = 64;

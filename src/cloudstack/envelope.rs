@@ -98,9 +98,7 @@ fn mended(body: &[u8]) -> Option<Vec<u8>> {
                 let escape = after.chars().next();
                 let valid = match escape {
                     Some('"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't') => true,
-                    Some('u') => {
-                        after.len() >= 5 && after.bytes().skip(1).take(4).all(|b| b.is_ascii_hexdigit())
-                    }
+                    Some('u') => after.get(1..5).and_then(character).is_some(),
                     _ => false,
                 };
                 out.push('\\');
@@ -119,12 +117,37 @@ fn mended(body: &[u8]) -> Option<Vec<u8>> {
     (out.as_bytes() != body).then(|| out.into_bytes())
 }
 
+/// What four hex digits stand for; half of a surrogate pair stands for nothing.
+fn character(digits: &str) -> Option<char> {
+    let hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
+    hex.then(|| u32::from_str_radix(digits, 16).ok()).flatten().and_then(char::from_u32)
+}
+
 /// Characters of an error text that are kept.
 const LONGEST_TEXT: usize = 2000;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_survives_with_its_control_characters_raw(text in any::<String>()) {
+            let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+            let body = format!("{{\"r\":{{\"name\":\"{quoted}\"}}}}");
+            let value = open("x", 200, body.as_bytes()).expect("readable");
+            prop_assert_eq!(value["name"].as_str(), Some(text.as_str()));
+        }
+
+        #[test]
+        fn no_answer_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..200), text in "[\"u:a0d8é{}\\\\]{0,60}") {
+            let _ = open("x", 200, &body);
+            let _ = open("x", 530, format!("{{\"r\":{{\"n\":\"{text}").as_bytes());
+            let _ = open("x", 200, format!("{{\"r\":{{\"n\":\"{text}\"}}}}").as_bytes());
+        }
+    }
 
     #[test]
     fn takes_the_envelope_off() {
@@ -143,6 +166,12 @@ mod tests {
         let value = open("x", 200, body).expect("mended");
         assert_eq!(value["name"], "a\u{1}b\tc");
         assert_eq!(value["path"], "C:\\dir \\u12 \\ \n \"q\"");
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_text() {
+        let value = open("x", 200, br#"{"r":{"name":"\ud800 \u0041"}}"#).expect("mended");
+        assert_eq!(value["name"], "\\ud800 A");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Whole lists: CloudStack gives 500 rows at most and says nothing when there are more.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use futures_util::{StreamExt, TryStreamExt};
 use serde::de::DeserializeOwned;
@@ -20,7 +21,13 @@ impl Client {
     ) -> Result<Vec<T>, Error> {
         let params = commands::widened(command, params);
         let mut rows = Rows::default();
-        let mut count = self.pages(command, key, &params, &mut rows).await?;
+        let first = match self.pages(command, key, &params, &mut rows).await {
+            Err(Error::Invalid { text }) if self.learns_page_size(&text) => {
+                self.pages(command, key, &params, &mut rows).await
+            }
+            first => first,
+        };
+        let mut count = first?;
         if rows.kept.len() < count {
             // Something was added or removed between two pages and shifted the rest.
             count = self.pages(command, key, &params, &mut rows).await?;
@@ -50,6 +57,15 @@ impl Client {
         }
     }
 
+    /// Takes over the server's largest page, if it is smaller than ours.
+    fn learns_page_size(&self, text: &str) -> bool {
+        let largest = largest_page(text);
+        if let Some(largest) = largest {
+            self.0.endpoint.page_size.fetch_min(largest, Ordering::Relaxed);
+        }
+        largest.is_some()
+    }
+
     async fn pages(
         &self,
         command: &str,
@@ -57,13 +73,13 @@ impl Client {
         params: &Params,
         rows: &mut Rows,
     ) -> Result<usize, Error> {
-        let size = usize::try_from(self.0.endpoint.page_size).unwrap_or(1);
-        let count = rows.add(self.page(command, key, params, 1).await?);
+        let size = self.0.endpoint.page_size.load(Ordering::Relaxed).max(1);
+        let count = rows.add(self.page(command, key, params, size, 1).await?);
         if count > MOST_ROWS {
             return Err(Error::TooMany { command: command.into(), limit: MOST_ROWS });
         }
-        let rest = futures_util::stream::iter(2..=count.div_ceil(size))
-            .map(|page| self.page(command, key, params, page))
+        let rest = futures_util::stream::iter(2..=count.div_ceil(usize::try_from(size).unwrap_or(1)))
+            .map(|page| self.page(command, key, params, size, page))
             .buffered(PAGES_AHEAD);
         let mut rest = std::pin::pin!(rest);
         while let Some(page) = rest.try_next().await? {
@@ -72,11 +88,15 @@ impl Client {
         Ok(count)
     }
 
-    async fn page(&self, command: &str, key: &str, params: &Params, page: usize) -> Result<Page, Error> {
-        let params = params
-            .clone()
-            .set("page", page.to_string())
-            .set("pagesize", self.0.endpoint.page_size.to_string());
+    async fn page(
+        &self,
+        command: &str,
+        key: &str,
+        params: &Params,
+        size: u32,
+        page: usize,
+    ) -> Result<Page, Error> {
+        let params = params.clone().set("page", page.to_string()).set("pagesize", size.to_string());
         let mut reply = self.query(command, params).await?;
         let rows = match reply[key].take() {
             Value::Array(rows) => rows,
@@ -85,6 +105,12 @@ impl Client {
         let count = envelope::number(&reply["count"]).and_then(|count| usize::try_from(count).ok());
         Ok(Page { count: count.unwrap_or(rows.len()), rows })
     }
+}
+
+/// The server's own maximum, if that is what a refusal is about.
+fn largest_page(text: &str) -> Option<u32> {
+    let (_, rest) = text.split_once(PAGE_SIZE_REFUSED)?;
+    rest.trim().trim_end_matches('.').parse().ok().filter(|size| *size > 0)
 }
 
 struct Page {
@@ -118,12 +144,27 @@ impl Rows {
 fn read<T: DeserializeOwned>(command: &str, row: Value) -> Option<T> {
     let id = row["id"].as_str().unwrap_or_default().to_owned();
     serde_json::from_value(row)
-        .map_err(|error| warn!(command, id, %error, "a row of CloudStack's answer is unreadable"))
+        .map_err(|error| warn!(command, id, kind = ?error.classify(), "a row of CloudStack's answer is unreadable"))
         .ok()
 }
+
+/// How CloudStack says that `default.page.size` is smaller than what was asked for.
+const PAGE_SIZE_REFUSED: &str = "max allowed page size value:";
 
 /// Rows of one list: what a gateway holds in memory for it.
 const MOST_ROWS: usize = 200_000;
 
 /// Pages under way at once; the credential's own limit is usually lower.
 const PAGES_AHEAD: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_largest_page_out_of_a_refusal() {
+        assert_eq!(largest_page("Page size can't exceed max allowed page size value: 50"), Some(50));
+        assert_eq!(largest_page("Page size can't exceed max allowed page size value: 0"), None);
+        assert_eq!(largest_page("something else: 50"), None);
+    }
+}

@@ -50,12 +50,14 @@ impl Client {
         if flag(&reply["is2faenabled"]) && !flag(&reply["is2faverified"]) {
             return Err(Error::SecondFactor);
         }
+        let session_idle = envelope::number(&reply["timeout"]).map(u64::from);
+        let idle = session_idle.map(std::time::Duration::from_secs);
         let mut cookies = answer.cookies.clone();
         if !cookies.iter().any(|cookie| cookie.starts_with("sessionkey=")) {
             cookies.push(format!("sessionkey={session_key}"));
         }
         let credential =
-            Credential::Session { cookies: cookies.join("; ").into(), session_key: session_key.into() };
+            Credential::Session { cookies: cookies.join("; ").into(), session_key: session_key.into(), idle };
         let session = Self::new(endpoint.clone(), credential);
 
         if let Some((signing, user)) = session.keys(user_id).await? {
@@ -67,7 +69,6 @@ impl Client {
             Err(Error::NotAllowed { .. }) => User::default(),
             Err(error) => return Err(error),
         };
-        let session_idle = envelope::number(&reply["timeout"]).map(u64::from);
         Ok((session, Login { user: completed(user, &reply), session_idle }))
     }
 

@@ -29,7 +29,7 @@ pub(super) fn seal(mut params: Params, api_key: &str, secret: &SecretString, now
 
 /// The call as a query string or form body: names encoded too, which the server undoes first.
 pub(super) fn query(params: &Params) -> String {
-    join(params, |name| encode(name))
+    join(params, encode)
 }
 
 /// What is signed: names literally, everything lower case, hex digits included.

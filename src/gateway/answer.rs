@@ -51,14 +51,18 @@ pub async fn finish(mut request: Request, next: Next) -> Response {
     let response = next.run(request).instrument(span.clone()).await;
     let mut response = match format {
         _ if !under_api => response,
-        Err(_) if response.status().is_success() => Fault::new(StatusCode::NOT_ACCEPTABLE, "").into_response(),
+        Err(_) if response.status().is_success() => {
+            Fault::new(StatusCode::NOT_ACCEPTABLE, "").into_response()
+        }
         format => render(response, format.unwrap_or(Format::Xml), prefers_xml).await,
     };
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(CORRELATION_ID, value);
     }
     let (status, millis) = (response.status().as_u16(), started.elapsed().as_millis());
-    span.in_scope(|| tracing::info!(%method, route = route.as_deref().unwrap_or("-"), status, millis, "answered"));
+    span.in_scope(
+        || tracing::info!(%method, route = route.as_deref().unwrap_or("-"), status, millis, "answered"),
+    );
     response
 }
 
@@ -96,7 +100,8 @@ async fn render(response: Response, format: Format, prefers_xml: bool) -> Respon
         true => status.canonical_reason().unwrap_or_default().to_owned(),
         false => fault.detail,
     };
-    let document = model::Fault { detail: Some(format!("[{detail}]")), reason: Some(fault.reason.to_owned()) };
+    let document =
+        model::Fault { detail: Some(format!("[{detail}]")), reason: Some(fault.reason.to_owned()) };
     let text = write(&document, format).unwrap_or_default();
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     Response::from_parts(parts, Body::from(text))
@@ -120,7 +125,10 @@ fn is_plain(kind: &HeaderValue) -> bool {
 
 /// Only who names XML gets an XML body with a 401; browsers and Veeam's probe get the HTML.
 fn wants_xml(headers: &HeaderMap) -> bool {
-    headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(|text| text.contains("application/xml")))
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|text| text.contains("application/xml")))
 }
 
 const CORRELATION_ID: &str = "correlation-id";

@@ -1,5 +1,6 @@
 //! `/api`: the entry point, which also says who is logged in and counts what he sees.
 
+use axum::extract::Path;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 
@@ -7,13 +8,15 @@ use super::ask::Ask;
 use super::fault::Fault;
 use crate::cloudstack::Params;
 use crate::map::{self, Count, href, status};
-use crate::model::{HostStatus, Ref, StorageDomainStatus, Timestamp, VmStatus};
+use crate::model::{HostStatus, Ref, StorageDomainStatus, Timestamp, User, VmStatus};
 
 pub async fn root(ask: Ask) -> Result<Response, Fault> {
     if ask.query.raw("schema").is_some() || ask.query.raw("rsdl").is_some() {
         return Err(Fault::not_yet("the schema of the API"));
     }
-    let vms = async { Ok::<_, Fault>(ask.caller.client.virtual_machines(Params::new().set("details", "min")).await?) };
+    let vms = async {
+        Ok::<_, Fault>(ask.caller.client.virtual_machines(Params::new().set("details", "min")).await?)
+    };
     let hosts = ask.gateway.hosts(&ask.caller);
     let pools = ask.gateway.pools(&ask.caller);
     let (vms, hosts, pools) = tokio::try_join!(vms, hosts, pools)?;
@@ -38,6 +41,23 @@ pub async fn root(ask: Ask) -> Result<Response, Fault> {
         response.headers_mut().insert(header::LINK, value);
     }
     Ok(response)
+}
+
+/// `/users/{id}`: the caller himself; CloudStack's other users are not shown.
+pub async fn user(ask: Ask, Path(id): Path<String>) -> Result<Response, Fault> {
+    let user = &ask.caller.user;
+    if user.id != id {
+        return Err(Fault::not_found());
+    }
+    ask.ok(&User {
+        href: Some(href::user(&user.id)),
+        id: Some(user.id.clone()),
+        name: Some(user.username.clone()),
+        principal: Some(user.principal.clone()),
+        user_name: Some(user.principal.clone()),
+        namespace: Some(user.domain.clone()),
+        ..Default::default()
+    })
 }
 
 fn count<T>(rows: &[T], active: impl Fn(&T) -> bool) -> Count {

@@ -11,11 +11,11 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use secrecy::SecretString;
 
-use super::answer::{self, CorrelationId};
+use super::Gateway;
+use super::answer;
 use super::fault::Fault;
 use super::negotiate::Format;
 use super::query::Query;
-use super::Gateway;
 use crate::auth::{Caller, Refusal};
 use crate::model;
 
@@ -24,7 +24,6 @@ pub struct Ask {
     pub gateway: Gateway,
     pub caller: Arc<Caller>,
     pub query: Query,
-    pub correlation_id: String,
     format: Format,
     body_format: Option<Format>,
 }
@@ -35,8 +34,9 @@ impl FromRequestParts<Gateway> for Ask {
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Fault> {
         let caller = authenticate(gateway, &parts.headers).await?;
         let query = Query::new(parts.uri.query(), &parts.headers);
-        let format = Format::of_answer(&parts.headers, query.text("accept"))
-            .map_err(|_| Fault::new(StatusCode::NOT_ACCEPTABLE, "Only application/xml and application/json are offered"))?;
+        let format = Format::of_answer(&parts.headers, query.text("accept")).map_err(|_| {
+            Fault::new(StatusCode::NOT_ACCEPTABLE, "Only application/xml and application/json are offered")
+        })?;
         let has_body = !matches!(parts.method.as_str(), "GET" | "HEAD" | "DELETE");
         let body_format = match Format::of_body(&parts.headers) {
             Ok(found) => found,
@@ -46,24 +46,22 @@ impl FromRequestParts<Gateway> for Ask {
             }
             Err(_) => None,
         };
-        let correlation_id = parts.extensions.get::<CorrelationId>().map(|id| id.0.clone()).unwrap_or_default();
-        Ok(Self { gateway: gateway.clone(), caller, query, correlation_id, format, body_format })
+        Ok(Self { gateway: gateway.clone(), caller, query, format, body_format })
     }
 }
 
 impl Ask {
     /// The request's body. An empty one reads as an empty document: actions come without.
-    pub fn read<T: model::Document + serde::de::DeserializeOwned + Default>(&self, body: &Bytes) -> Result<T, Fault> {
+    pub fn read<T: model::Document + serde::de::DeserializeOwned + Default>(
+        &self,
+        body: &Bytes,
+    ) -> Result<T, Fault> {
         let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
         let Some(first) = first else { return Ok(T::default()) };
         let sniffed = if *first == b'<' { Format::Xml } else { Format::Json };
-        let unreadable = |error: String| Fault {
-            reason: "Request syntactically incorrect.",
-            ..Fault::bad_request(format!("For correct usage, see the API's schema: {error}"))
-        };
         match self.body_format.unwrap_or(sniffed) {
-            Format::Xml => model::xml::from_slice(body).map_err(|error| unreadable(error.to_string())),
-            Format::Json => model::json::from_slice(body).map_err(|error| unreadable(error.to_string())),
+            Format::Xml => model::xml::from_slice(body).map_err(|error| Fault::syntax(&error)),
+            Format::Json => model::json::from_slice(body).map_err(|error| Fault::syntax(&error)),
         }
     }
 
@@ -71,13 +69,21 @@ impl Ask {
         self.answer(StatusCode::OK, document)
     }
 
-    pub fn answer<T: model::Document + serde::Serialize>(&self, status: StatusCode, document: &T) -> Result<Response, Fault> {
+    pub fn answer<T: model::Document + serde::Serialize>(
+        &self,
+        status: StatusCode,
+        document: &T,
+    ) -> Result<Response, Fault> {
         let text = answer::write(document, self.format)?;
         Ok((status, [(header::CONTENT_TYPE, self.format.content_type())], text).into_response())
     }
 
     /// 201 with the new object's place.
-    pub fn created<T: model::Document + serde::Serialize>(&self, document: &T, href: Option<&str>) -> Result<Response, Fault> {
+    pub fn created<T: model::Document + serde::Serialize>(
+        &self,
+        document: &T,
+        href: Option<&str>,
+    ) -> Result<Response, Fault> {
         let mut response = self.answer(StatusCode::CREATED, document)?;
         if let Some(value) = href.and_then(|href| href.parse().ok()) {
             response.headers_mut().insert(header::LOCATION, value);
@@ -88,7 +94,8 @@ impl Ask {
 
 async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Arc<Caller>, Fault> {
     let malformed = || Fault::unauthorized("The Authorization header cannot be read");
-    let value = headers.get(header::AUTHORIZATION).ok_or_else(|| Fault::unauthorized("No credentials were given"))?;
+    let value =
+        headers.get(header::AUTHORIZATION).ok_or_else(|| Fault::unauthorized("No credentials were given"))?;
     let text = value.to_str().map_err(|_| malformed())?;
     let (scheme, rest) = text.trim().split_once(' ').ok_or_else(malformed)?;
     let rest = rest.trim();

@@ -29,7 +29,8 @@ pub async fn start(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Resp
     let wanted: model::Backup = ask.read(&body)?;
     present(&ask.caller, &vm).await?;
     let disks = wanted.disks.unwrap_or_default().disk;
-    let disks: Option<Vec<String>> = disks.into_iter().map(|disk| disk.id.filter(|id| !id.is_empty())).collect();
+    let disks: Option<Vec<String>> =
+        disks.into_iter().map(|disk| disk.id.filter(|id| !id.is_empty())).collect();
     let request = StartBackup {
         id: wanted.id.filter(|id| !id.is_empty()),
         name: wanted.name,
@@ -50,7 +51,11 @@ pub async fn disks(ask: Ask, Path((vm, id)): Path<(String, String)>) -> Result<R
     ask.ok(&disks)
 }
 
-pub async fn finalize(ask: Ask, Path((vm, id)): Path<(String, String)>, body: Bytes) -> Result<Response, Fault> {
+pub async fn finalize(
+    ask: Ask,
+    Path((vm, id)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Response, Fault> {
     let action: model::Action = ask.read(&body)?;
     present(&ask.caller, &vm).await?;
     let (engine, caller) = (ask.gateway.engine().clone(), ask.caller.clone());

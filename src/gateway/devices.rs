@@ -1,5 +1,7 @@
 //! What belongs to one instance: disk attachments, NICs, reported devices, its OVF.
 
+use std::collections::HashMap;
+
 use axum::extract::Path;
 use axum::response::Response;
 use bytes::Bytes;
@@ -16,7 +18,8 @@ pub async fn attachments(ask: Ask, Path(vm): Path<String>) -> Result<Response, F
     ask.query.only_follows(&["disk"])?;
     let vm = present(&ask.caller, &vm).await?;
     let volumes = volumes_of(&ask, &vm).await?;
-    let mut rows: Vec<model::DiskAttachment> = volumes.iter().map(|row| map::disk_attachment(row, &vm.id)).collect();
+    let mut rows: Vec<model::DiskAttachment> =
+        volumes.iter().map(|row| map::disk_attachment(row, &vm.id)).collect();
     if ask.query.follows("disk") {
         let disks = ask.gateway.disks(&ask.caller, volumes).await?;
         for (row, disk) in rows.iter_mut().zip(disks) {
@@ -62,7 +65,8 @@ pub async fn devices(ask: Ask, Path(vm): Path<String>) -> Result<Response, Fault
 pub async fn add_nic(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Response, Fault> {
     let wanted: model::Nic = ask.read(&body)?;
     let vm = present(&ask.caller, &vm).await?;
-    let profile = wanted.vnic_profile.or(wanted.network).ok_or_else(|| Fault::incomplete("Nic", "vnic_profile.id"))?;
+    let profile =
+        wanted.vnic_profile.or(wanted.network).ok_or_else(|| Fault::incomplete("Nic", "vnic_profile.id"))?;
     let networks = ask.caller.client.networks(Params::new().set("zoneid", &vm.zoneid)).await?;
     let names = map::unique_names(networks.iter().map(|row| (row.id.as_str(), row.name.as_str())));
     let network = networks.iter().find(|row| match (&profile.id, &profile.name) {
@@ -70,14 +74,20 @@ pub async fn add_nic(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Re
         (None, Some(name)) => names.get(&row.id).is_some_and(|known| known == name) || row.name == *name,
         _ => false,
     });
-    let network = network.ok_or_else(|| Fault::bad_request("There is no such vnic_profile in this data center"))?;
+    let network =
+        network.ok_or_else(|| Fault::bad_request("There is no such vnic_profile in this data center"))?;
     let mac = wanted.mac.and_then(|mac| mac.address).map(|mac| mac.to_ascii_lowercase());
     let known = vm.nic.iter().find(|nic| nic.networkid.as_deref() == Some(&network.id));
     let vm = match known {
         Some(known) if mac.is_none() || known.macaddress.as_deref().map(str::to_ascii_lowercase) == mac => vm,
-        Some(_) => return Err(Fault::conflict("The instance has a NIC with another MAC address in this network")),
+        Some(_) => {
+            return Err(Fault::conflict("The instance has a NIC with another MAC address in this network"));
+        }
         None => {
-            let params = Params::new().set("virtualmachineid", &vm.id).set("networkid", &network.id).maybe("macaddress", mac);
+            let params = Params::new()
+                .set("virtualmachineid", &vm.id)
+                .set("networkid", &network.id)
+                .maybe("macaddress", mac);
             let client = ask.caller.client.clone();
             super::detached(async move { client.run("addNicToVirtualMachine", params).await })
                 .await?
@@ -116,9 +126,16 @@ pub(super) fn devices_of(vm: &VirtualMachine) -> model::ReportedDevices {
 }
 
 /// The OVF that `all_content` adds: what a backup product keeps to make the instance again.
-pub(super) fn ovf_of(vm: &VirtualMachine, volumes: &[&Volume], row: &model::Vm) -> Option<model::Initialization> {
-    let data = ovf::write(vm, volumes, row);
-    let configuration = model::Configuration { data: Some(data), r#type: Some(model::ConfigurationType::Ovf) };
+pub(super) fn ovf_of(
+    vm: &VirtualMachine,
+    name: &str,
+    volumes: &[&Volume],
+    exact: &HashMap<String, u64>,
+) -> Option<model::Initialization> {
+    let described = ovf::Ovf { name: Some(name.to_owned()), ..ovf::describe(vm, volumes, exact) };
+    let data = ovf::write(&described).ok()?;
+    let configuration =
+        model::Configuration { data: Some(data), r#type: Some(model::ConfigurationType::Ovf) };
     Some(model::Initialization { configuration: Some(configuration), ..Default::default() })
 }
 

@@ -40,8 +40,13 @@ impl Gateway {
     }
 
     /// Volumes as disks: with what administrators alone know (their pools), and the byte-exact sizes we keep.
-    pub(super) async fn disks(&self, caller: &Caller, volumes: Vec<Volume>) -> Result<Vec<model::Disk>, Fault> {
-        let volumes: Vec<Volume> = volumes.into_iter().filter(|row| status::disk_exists(&row.state)).collect();
+    pub(super) async fn disks(
+        &self,
+        caller: &Caller,
+        volumes: Vec<Volume>,
+    ) -> Result<Vec<model::Disk>, Fault> {
+        let volumes: Vec<Volume> =
+            volumes.into_iter().filter(|row| status::disk_exists(&row.state)).collect();
         let ids: Vec<&str> = volumes.iter().map(|row| row.id.as_str()).collect();
         let (exact, pools) = tokio::try_join!(self.exact_sizes(&ids), self.pools_of(caller, &volumes))?;
         let disks = volumes.iter().map(|row| {

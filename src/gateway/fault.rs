@@ -35,6 +35,12 @@ impl Fault {
         Self { reason: "Incomplete parameters", ..Self::bad_request(detail) }
     }
 
+    /// A body that cannot be read.
+    pub fn syntax(error: &dyn std::fmt::Display) -> Self {
+        let detail = format!("For correct usage, see the API's schema: {error}");
+        Self { reason: "Request syntactically incorrect.", ..Self::bad_request(detail) }
+    }
+
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, detail)
     }
@@ -66,7 +72,9 @@ impl From<cloudstack::Error> for Fault {
         use cloudstack::Error as E;
         let text = error.told_to_caller().unwrap_or_default().to_owned();
         match &error {
-            E::Credentials { .. } | E::SessionEnded => Self::unauthorized("The CloudStack session has ended: log in again"),
+            E::Credentials { .. } | E::SessionEnded => {
+                Self::unauthorized("The CloudStack session has ended: log in again")
+            }
             E::SecondFactor => Self::unauthorized(error.to_string()),
             E::NotAllowed { .. } | E::Forbidden { .. } => Self::new(StatusCode::FORBIDDEN, text),
             E::NotFound { .. } => Self::not_found(),
@@ -79,10 +87,18 @@ impl From<cloudstack::Error> for Fault {
             E::Maintenance { .. } => {
                 Self::internal(StatusCode::SERVICE_UNAVAILABLE, "CloudStack is in maintenance", &error)
             }
-            E::Internal { .. } => Self::internal(StatusCode::SERVICE_UNAVAILABLE, "CloudStack failed to do this", &error),
-            E::Unreachable { .. } => Self::internal(StatusCode::BAD_GATEWAY, "CloudStack cannot be reached", &error),
-            E::Unreadable { .. } => Self::internal(StatusCode::BAD_GATEWAY, "CloudStack gave an unreadable answer", &error),
-            E::Deadline { .. } => Self::internal(StatusCode::GATEWAY_TIMEOUT, "CloudStack did not answer in time", &error),
+            E::Internal { .. } => {
+                Self::internal(StatusCode::SERVICE_UNAVAILABLE, "CloudStack failed to do this", &error)
+            }
+            E::Unreachable { .. } => {
+                Self::internal(StatusCode::BAD_GATEWAY, "CloudStack cannot be reached", &error)
+            }
+            E::Unreadable { .. } => {
+                Self::internal(StatusCode::BAD_GATEWAY, "CloudStack gave an unreadable answer", &error)
+            }
+            E::Deadline { .. } => {
+                Self::internal(StatusCode::GATEWAY_TIMEOUT, "CloudStack did not answer in time", &error)
+            }
             E::JobForgotten { .. } => Self::not_found(),
             _ => Self::internal(StatusCode::INTERNAL_SERVER_ERROR, "The gateway could not do this", &error),
         }
@@ -120,12 +136,18 @@ impl From<&hostlink::Error> for Fault {
             Some((Cause::Conflict, text)) => Self::conflict(text),
             Some((Cause::NoSpace, text)) => Self::conflict(text),
             Some((Cause::BadRequest, text)) => Self::bad_request(text),
-            Some((Cause::Timeout, _)) => Self::internal(StatusCode::GATEWAY_TIMEOUT, "The host did not finish in time", error),
-            Some(_) => Self::internal(StatusCode::INTERNAL_SERVER_ERROR, "The host could not do this", error),
-            None if error.is_passing() => {
-                Self::internal(StatusCode::SERVICE_UNAVAILABLE, "The host's image service cannot be reached", error)
+            Some((Cause::Timeout, _)) => {
+                Self::internal(StatusCode::GATEWAY_TIMEOUT, "The host did not finish in time", error)
             }
-            None => Self::internal(StatusCode::INTERNAL_SERVER_ERROR, "The host gave an unreadable answer", error),
+            Some(_) => Self::internal(StatusCode::INTERNAL_SERVER_ERROR, "The host could not do this", error),
+            None if error.is_passing() => Self::internal(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The host's image service cannot be reached",
+                error,
+            ),
+            None => {
+                Self::internal(StatusCode::INTERNAL_SERVER_ERROR, "The host gave an unreadable answer", error)
+            }
         }
     }
 }
@@ -133,7 +155,9 @@ impl From<&hostlink::Error> for Fault {
 /// CloudStack's refusal of something named in a request's *body*: unknown is 400 there, not 404.
 pub fn in_body(error: cloudstack::Error) -> Fault {
     match error {
-        cloudstack::Error::NotFound { .. } => Fault::bad_request("The request names an object that does not exist"),
+        cloudstack::Error::NotFound { .. } => {
+            Fault::bad_request("The request names an object that does not exist")
+        }
         other => other.into(),
     }
 }

@@ -130,7 +130,11 @@ pub(super) fn named<T: Named>(row: &T, field: &str) -> Vec<String> {
 
 impl Ask {
     /// Keeps what the search of this request asks for, and no more rows than it wants.
-    pub(super) fn searched<T>(&self, rows: Vec<T>, field: impl Fn(&T, &str) -> Vec<String>) -> Result<Vec<T>, Fault> {
+    pub(super) fn searched<T>(
+        &self,
+        rows: Vec<T>,
+        field: impl Fn(&T, &str) -> Vec<String>,
+    ) -> Result<Vec<T>, Fault> {
         self.searched_by(rows, &["name", "id"], field)
     }
 

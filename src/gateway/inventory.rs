@@ -44,11 +44,16 @@ impl Zoned for StoragePool {
 
 impl Gateway {
     pub(super) async fn clusters(&self, caller: &Caller) -> Result<Shown<Cluster>, Fault> {
-        self.shown(caller, |client| async move { client.clusters(Params::new().set("hypervisor", "KVM")).await }).await
+        self.shown(
+            caller,
+            |client| async move { client.clusters(Params::new().set("hypervisor", "KVM")).await },
+        )
+        .await
     }
 
     pub(super) async fn hosts(&self, caller: &Caller) -> Result<Shown<Host>, Fault> {
-        self.shown(caller, |client| async move { client.hosts(Params::new().set("hypervisor", "KVM")).await }).await
+        self.shown(caller, |client| async move { client.hosts(Params::new().set("hypervisor", "KVM")).await })
+            .await
     }
 
     pub(super) async fn pools(&self, caller: &Caller) -> Result<Shown<StoragePool>, Fault> {
@@ -69,7 +74,8 @@ impl Gateway {
         let zones = caller.client.zones(Params::new());
         let (rows, zones) = tokio::try_join!(fetch(service.clone()), zones)?;
         let zones: HashSet<String> = zones.into_iter().map(|zone| zone.id).collect();
-        let rows = rows.into_iter().filter(|row| row.zone().is_some_and(|zone| zones.contains(zone))).collect();
+        let rows =
+            rows.into_iter().filter(|row| row.zone().is_some_and(|zone| zones.contains(zone))).collect();
         Ok(Shown { rows, full: false })
     }
 
@@ -83,7 +89,8 @@ impl Gateway {
         let (seen, roots) = known;
         let places = vms.iter().map(|vm| {
             let admin = seen.get(&vm.id).unwrap_or(vm);
-            let inventory = map::Inventory { clusters: &clusters.rows, hosts: &hosts.rows, pools: &pools.rows };
+            let inventory =
+                map::Inventory { clusters: &clusters.rows, hosts: &hosts.rows, pools: &pools.rows };
             (vm.id.clone(), map::placement(admin, roots.get(&vm.id), inventory, None))
         });
         Ok(Places(places.collect()))
@@ -112,7 +119,8 @@ impl Gateway {
         let (of_vm, of_volume) = (owned_by(caller, of_vm), owned_by(caller, of_volume));
         let (seen, roots) = tokio::try_join!(client.virtual_machines(of_vm), client.volumes(of_volume))?;
         let seen = seen.into_iter().map(|vm| (vm.id.clone(), vm)).collect();
-        let roots = roots.into_iter().filter_map(|volume| Some((volume.virtualmachineid.clone()?, volume))).collect();
+        let roots =
+            roots.into_iter().filter_map(|volume| Some((volume.virtualmachineid.clone()?, volume))).collect();
         Ok((seen, roots))
     }
 }

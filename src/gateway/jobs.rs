@@ -26,9 +26,12 @@ pub async fn one(ask: Ask, Path(job): Path<String>) -> Result<Response, Fault> {
     match ask.caller.client.job(&job).await {
         Ok(found) => ask.ok(&map::job(&found)),
         // another tenant's job is not told apart from one that does not exist
-        Err(Error::Forbidden { .. } | Error::NotFound { .. } | Error::JobForgotten { .. } | Error::Invalid { .. }) => {
-            Err(Fault::not_found())
-        }
+        Err(
+            Error::Forbidden { .. }
+            | Error::NotFound { .. }
+            | Error::JobForgotten { .. }
+            | Error::Invalid { .. },
+        ) => Err(Fault::not_found()),
         Err(error) => Err(error.into()),
     }
 }

@@ -40,8 +40,8 @@ use crate::cloudstack;
 use crate::transfer::Engine;
 
 use fault::Fault;
-use tracing::Instrument;
 pub use pki_resource::Certificates;
+use tracing::Instrument;
 
 /// What the API works with; made by the role that serves it.
 pub struct Parts {
@@ -157,6 +157,7 @@ fn api_routes() -> Router<Gateway> {
         .route("/imagetransfers/{transfer}", get(transfers::one))
         .route("/imagetransfers/{transfer}/finalize", post(transfers::finalize))
         .route("/imagetransfers/{transfer}/cancel", post(transfers::cancel))
+        .route("/users/{id}", get(api::user))
         .route("/tags", get(tags::list))
         .route("/tags/{tag}", get(tags::one))
         .route("/jobs", get(jobs::list))

@@ -37,7 +37,8 @@ impl Format {
             Ok(Some(Self::Json)) => Self::Json,
             _ => Self::Xml,
         };
-        let header: Vec<_> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+        let header: Vec<_> =
+            headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
         let wanted = accept.map_or_else(|| header.join(","), str::to_owned);
         if wanted.trim().is_empty() {
             return Ok(default);
@@ -86,9 +87,15 @@ mod tests {
         assert_eq!(of(&[("accept", "*/*")]), Ok(Format::Xml));
         assert_eq!(of(&[("accept", "*/*"), ("content-type", "application/json")]), Ok(Format::Json));
         assert_eq!(of(&[("accept", "application/json")]), Ok(Format::Json));
-        assert_eq!(of(&[("accept", "application/xml"), ("content-type", "application/json")]), Ok(Format::Xml));
+        assert_eq!(
+            of(&[("accept", "application/xml"), ("content-type", "application/json")]),
+            Ok(Format::Xml)
+        );
         assert_eq!(of(&[("accept", "text/html,application/json;q=0.9,*/*;q=0.8")]), Ok(Format::Json));
         assert_eq!(of(&[("accept", "image/png")]), Err(NotAcceptable));
-        assert_eq!(Format::of_answer(&headers(&[("accept", "image/png")]), Some("application/json")), Ok(Format::Json));
+        assert_eq!(
+            Format::of_answer(&headers(&[("accept", "image/png")]), Some("application/json")),
+            Ok(Format::Json)
+        );
     }
 }

@@ -35,7 +35,8 @@ pub async fn networks_of(ask: Ask, Path(zone): Path<String>) -> Result<Response,
 /// CloudStack's networks belong to zones; a cluster has those of its zone.
 pub async fn networks_of_cluster(ask: Ask, Path(cluster): Path<String>) -> Result<Response, Fault> {
     let clusters = ask.gateway.clusters(&ask.caller).await?;
-    let zone = clusters.rows.iter().find(|row| row.id == cluster).ok_or_else(Fault::not_found)?.zoneid.clone();
+    let zone =
+        clusters.rows.iter().find(|row| row.id == cluster).ok_or_else(Fault::not_found)?.zoneid.clone();
     networks_of(ask, Path(zone)).await
 }
 

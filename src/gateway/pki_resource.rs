@@ -24,16 +24,20 @@ pub async fn resource(State(gateway): State<Gateway>, RawQuery(query): RawQuery)
         Some("ca-certificate" | "qemu-ca-certificate") => {
             (&certificates.ca, "application/x-x509-ca-cert", "X509-PEM-CA", "pki-resource.cer")
         }
-        Some("engine-certificate") => (&certificates.server, "application/x-x509-cert", "X509-PEM", "engine.cer"),
+        Some("engine-certificate") => {
+            (&certificates.server, "application/x-x509-cert", "X509-PEM", "engine.cer")
+        }
         _ => return refuse("there is no such resource: ask for ca-certificate or engine-certificate"),
     };
     if query.text("format").is_some_and(|format| format != default) {
         return refuse(&format!("there is no such format of this resource: ask for {default}"));
     }
     let disposition = format!("attachment; filename={name}");
-    ([(header::CONTENT_TYPE, kind.to_owned()), (header::CONTENT_DISPOSITION, disposition)], pem.clone()).into_response()
+    ([(header::CONTENT_TYPE, kind.to_owned()), (header::CONTENT_DISPOSITION, disposition)], pem.clone())
+        .into_response()
 }
 
 fn refuse(text: &str) -> Response {
-    (StatusCode::BAD_REQUEST, [(header::CONTENT_TYPE, "text/plain;charset=UTF-8")], format!("{text}\n")).into_response()
+    (StatusCode::BAD_REQUEST, [(header::CONTENT_TYPE, "text/plain;charset=UTF-8")], format!("{text}\n"))
+        .into_response()
 }

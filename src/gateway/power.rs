@@ -25,10 +25,17 @@ pub async fn shutdown(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<R
 
 /// oVirt's immediate one: forced, but only while the instance's host answers. Otherwise CloudStack
 /// would call the instance stopped without knowing (`design.md` 12).
-pub async fn stop(ask: Ask, State(gateway): State<Gateway>, Path(vm): Path<String>, body: Bytes) -> Result<Response, Fault> {
+pub async fn stop(
+    ask: Ask,
+    State(gateway): State<Gateway>,
+    Path(vm): Path<String>,
+    body: Bytes,
+) -> Result<Response, Fault> {
     let found = present(&ask.caller, &vm).await?;
     if found.state == "Running" && !host_is_up(&gateway, &ask.caller, &found).await? {
-        return Err(Fault::conflict("The host of this instance does not answer: it cannot be stopped by force now"));
+        return Err(Fault::conflict(
+            "The host of this instance does not answer: it cannot be stopped by force now",
+        ));
     }
     act(ask, &vm, &body, "stopVirtualMachine", |params| params.set("forced", "true")).await
 }

@@ -16,7 +16,8 @@ pub struct Query {
 
 impl Query {
     pub fn new(query: Option<&str>, headers: &HeaderMap) -> Self {
-        let pairs: Vec<(String, String)> = query.unwrap_or_default().split('&').take(MAX_PARAMETERS).map(pair).collect();
+        let pairs: Vec<(String, String)> =
+            query.unwrap_or_default().split('&').take(MAX_PARAMETERS).map(pair).collect();
         let header = headers.get("all-content").and_then(|value| value.to_str().ok());
         let mut this = Self { pairs, all_content: false };
         this.all_content = this.flag("all_content").or_else(|| header.and_then(boolean)).unwrap_or(false);
@@ -49,17 +50,23 @@ impl Query {
     /// Whether `follow` names this path, or something below it: `disk_attachments.disk`.
     pub fn follows(&self, path: &str) -> bool {
         let wanted = plain(path);
-        self.follow().any(|given| given == wanted || given.strip_prefix(&wanted).is_some_and(|rest| rest.starts_with('.')))
+        self.follow().any(|given| {
+            given == wanted || given.strip_prefix(&wanted).is_some_and(|rest| rest.starts_with('.'))
+        })
     }
 
     /// Refuses a `follow` that this resource does not know. The engine answers 500; we say which.
     pub fn only_follows(&self, known: &[&str]) -> Result<(), Fault> {
         let known: Vec<String> = known.iter().map(|path| plain(path)).collect();
         let stranger = self.follow().find(|given| {
-            !known.iter().any(|path| path == given || path.strip_prefix(given.as_str()).is_some_and(|r| r.starts_with('.')))
+            !known.iter().any(|path| {
+                path == given || path.strip_prefix(given.as_str()).is_some_and(|r| r.starts_with('.'))
+            })
         });
         match stranger {
-            Some(path) => Err(Fault::bad_request(format!("follow={path}: there is no such link to follow here"))),
+            Some(path) => {
+                Err(Fault::bad_request(format!("follow={path}: there is no such link to follow here")))
+            }
             None => Ok(()),
         }
     }
@@ -72,8 +79,9 @@ impl Query {
     pub fn search(&self) -> Result<Search, Fault> {
         match self.text("search") {
             None => Ok(Search::default()),
-            Some(text) => Search::parse(text)
-                .ok_or_else(|| Fault::bad_request(format!("search={text}: this gateway does not know this expression yet"))),
+            Some(text) => Search::parse(text).ok_or_else(|| {
+                Fault::bad_request(format!("search={text}: this gateway does not know this expression yet"))
+            }),
         }
     }
 }
@@ -122,7 +130,9 @@ impl Search {
         if let Some((name, _)) = self.conditions.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             return Err(Fault::bad_request(format!("search: this gateway cannot search by {name} here yet")));
         }
-        let matches = |row: &T| self.conditions.iter().all(|(name, wanted)| field(row, name).iter().any(|v| like(wanted, v)));
+        let matches = |row: &T| {
+            self.conditions.iter().all(|(name, wanted)| field(row, name).iter().any(|v| like(wanted, v)))
+        };
         let rows = rows.into_iter().filter(matches);
         let limit = max.unwrap_or(usize::MAX);
         let skip = self.page.map_or(0, |page| (page - 1).saturating_mul(max.unwrap_or(PAGE)));
@@ -140,7 +150,9 @@ fn words(text: &str) -> Option<Vec<String>> {
             '"' => rest[1..].split_once('"')?,
             '=' => rest.split_at(1),
             '(' | ')' | '<' | '>' | '!' => return None,
-            _ => rest.split_at(rest.find(|c: char| c.is_whitespace() || "=\"()<>!".contains(c)).unwrap_or(rest.len())),
+            _ => rest.split_at(
+                rest.find(|c: char| c.is_whitespace() || "=\"()<>!".contains(c)).unwrap_or(rest.len()),
+            ),
         };
         out.push(word.to_owned());
         rest = after.trim_start();
@@ -202,7 +214,8 @@ mod tests {
 
     #[test]
     fn reads_what_the_sdk_sends() {
-        let query = Query::new(Some("all_content=true&follow=&search=name%3D%22my+vm%22&max=x"), &HeaderMap::new());
+        let query =
+            Query::new(Some("all_content=true&follow=&search=name%3D%22my+vm%22&max=x"), &HeaderMap::new());
         assert!(query.all_content());
         assert_eq!(query.max(), None);
         assert!(!query.follows("tags"));
@@ -213,7 +226,11 @@ mod tests {
     #[test]
     fn follow_knows_paths_and_refuses_strangers() {
         let query = Query::new(Some("follow=tags,diskAttachments.disk"), &HeaderMap::new());
-        assert!(query.follows("disk_attachments") && query.follows("disk_attachments.disk") && query.follows("tags"));
+        assert!(
+            query.follows("disk_attachments")
+                && query.follows("disk_attachments.disk")
+                && query.follows("tags")
+        );
         assert!(!query.follows("nics"));
         assert!(query.only_follows(&["tags", "disk_attachments.disk"]).is_ok());
         assert!(query.only_follows(&["tags"]).is_err());

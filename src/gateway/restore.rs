@@ -9,11 +9,11 @@ use super::disks;
 use super::fault::Fault;
 use super::power::present;
 use crate::cloudstack::Params;
+use crate::map;
 use crate::map::ids;
 use crate::map::ovf::{self, Ovf};
 use crate::model::{self, BiosType, Ref};
 use crate::transfer::{CreateDisk, CreateInstance, Firmware, Reference};
-use crate::map;
 
 /// `POST /vms`, with or without an OVF: a stopped instance without disks.
 ///
@@ -28,9 +28,8 @@ pub async fn create_vm(ask: Ask, body: Bytes) -> Result<Response, Fault> {
     }
     let configuration = wanted.initialization.as_ref().and_then(|init| init.configuration.as_ref());
     let ovf = match configuration.and_then(|configuration| configuration.data.as_deref()) {
-        Some(text) if !text.trim().is_empty() => {
-            ovf::read(text).map_err(|error| Fault::bad_request(format!("initialization.configuration.data: {error}")))?
-        }
+        Some(text) if !text.trim().is_empty() => ovf::read(text)
+            .map_err(|error| Fault::bad_request(format!("initialization.configuration.data: {error}")))?,
         _ => Ovf::default(),
     };
     let request = instance(&ask, &wanted, &ovf).await?;
@@ -57,7 +56,11 @@ async fn instance(ask: &Ask, wanted: &model::Vm, ovf: &Ovf) -> Result<CreateInst
     Ok(CreateInstance {
         id: wanted.id.clone().filter(|id| !id.is_empty()),
         name: name.ok_or_else(|| Fault::incomplete("Vm", "name"))?,
-        description: wanted.description.clone().filter(|text| !text.is_empty()).or_else(|| own.display_name.clone()),
+        description: wanted
+            .description
+            .clone()
+            .filter(|text| !text.is_empty())
+            .or_else(|| own.display_name.clone()),
         cpus: cpus.or(ovf.cpus),
         memory: wanted.memory.or_else(|| ovf.memory_mib.and_then(|mib| mib.checked_mul(1 << 20))),
         firmware: match bios {

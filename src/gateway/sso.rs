@@ -26,12 +26,31 @@ pub async fn token(
     let scope = form.value("scope").unwrap_or_default();
     match form.value("grant_type") {
         Some("password") => {}
-        Some(_) => return refuse(StatusCode::BAD_REQUEST, scope, "unsupported_grant_type", "Only grant_type=password is offered"),
-        None => return refuse(StatusCode::BAD_REQUEST, scope, "invalid_request", "Missing parameter: 'grant_type'"),
+        Some(_) => {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                scope,
+                "unsupported_grant_type",
+                "Only grant_type=password is offered",
+            );
+        }
+        None => {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                scope,
+                "invalid_request",
+                "Missing parameter: 'grant_type'",
+            );
+        }
     }
     let (Some(username), Some(password)) = (form.value("username"), form.value("password")) else {
         let missing = if form.value("username").is_none() { "username" } else { "password" };
-        return refuse(StatusCode::BAD_REQUEST, scope, "invalid_request", &format!("Missing parameter: '{missing}'"));
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            scope,
+            "invalid_request",
+            &format!("Missing parameter: '{missing}'"),
+        );
     };
     match gateway.sessions().grant(username, &SecretString::from(password.to_owned()), scope).await {
         Ok(grant) => answer(
@@ -45,7 +64,12 @@ pub async fn token(
         ),
         Err(Refusal::Unreachable(error)) => {
             tracing::error!(%error, "no login is possible");
-            refuse(StatusCode::SERVICE_UNAVAILABLE, scope, "server_error", "CloudStack cannot be asked at the moment")
+            refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                scope,
+                "server_error",
+                "CloudStack cannot be asked at the moment",
+            )
         }
         Err(refusal) => {
             let text = format!("Cannot authenticate user '{}': {refusal}", printable(username));

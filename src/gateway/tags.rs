@@ -61,14 +61,17 @@ pub async fn assign(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Res
             .set("tags[0].key", &tag.key)
             .set("tags[0].value", &tag.value);
         let client = ask.caller.client.clone();
-        super::detached(async move { client.run("createTags", params).await }).await?.map_err(fault::in_body)?;
+        super::detached(async move { client.run("createTags", params).await })
+            .await?
+            .map_err(fault::in_body)?;
     }
     ask.created(&document, document.href.as_deref())
 }
 
 pub async fn unassign(ask: Ask, Path((vm, tag)): Path<(String, String)>) -> Result<Response, Fault> {
     let vm = present(&ask.caller, &vm).await?;
-    let found = vm.tags.iter().find(|known| map::tag_of_vm(known, &vm.id).id.as_deref() == Some(tag.as_str()));
+    let found =
+        vm.tags.iter().find(|known| map::tag_of_vm(known, &vm.id).id.as_deref() == Some(tag.as_str()));
     let found = found.ok_or_else(Fault::not_found)?;
     let params = Params::new()
         .set("resourcetype", "UserVm")

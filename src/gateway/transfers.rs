@@ -31,7 +31,11 @@ pub async fn start(ask: Ask, body: Bytes) -> Result<Response, Fault> {
     if wanted.snapshot.as_ref().is_some_and(|snapshot| snapshot.id.is_some()) {
         return Err(Fault::not_yet("the transfer of a disk snapshot"));
     }
-    let disk = wanted.disk.and_then(|disk| disk.id).or(wanted.image.and_then(|image| image.id)).filter(|id| !id.is_empty());
+    let disk = wanted
+        .disk
+        .and_then(|disk| disk.id)
+        .or(wanted.image.and_then(|image| image.id))
+        .filter(|id| !id.is_empty());
     let request = StartTransfer {
         id: wanted.id.filter(|id| !id.is_empty()),
         disk: disk.ok_or_else(|| Fault::incomplete("ImageTransfer", "disk.id"))?,
@@ -45,7 +49,9 @@ pub async fn start(ask: Ask, body: Bytes) -> Result<Response, Fault> {
         },
         format: match wanted.format {
             Some(model::DiskFormat::Cow) => Format::Cow,
-            Some(model::DiskFormat::Unknown) => return Err(Fault::bad_request("format: expected raw or cow")),
+            Some(model::DiskFormat::Unknown) => {
+                return Err(Fault::bad_request("format: expected raw or cow"));
+            }
             _ => Format::Raw,
         },
         inactivity_timeout: wanted.inactivity_timeout.map(u64::from).filter(|seconds| *seconds > 0),

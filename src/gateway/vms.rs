@@ -64,13 +64,17 @@ pub async fn update(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Res
         params = params.set("name", name);
         changes = true;
     }
-    if let Some(text) = wanted.description.filter(|text| Some(text) != found.displayname.as_ref() && !text.is_empty()) {
+    if let Some(text) =
+        wanted.description.filter(|text| Some(text) != found.displayname.as_ref() && !text.is_empty())
+    {
         params = params.set("displayname", text);
         changes = true;
     }
     if changes {
         let client = ask.caller.client.clone();
-        super::detached(async move { client.query("updateVirtualMachine", params).await }).await?.map_err(fault::in_body)?;
+        super::detached(async move { client.query("updateVirtualMachine", params).await })
+            .await?
+            .map_err(fault::in_body)?;
     }
     ask.ok(&ask.gateway.vm(&ask.caller, &ask.query, &vm).await?)
 }
@@ -90,7 +94,8 @@ impl Gateway {
             }
         };
         // the name depends on who else has it
-        let namesakes = caller.client.virtual_machines(Params::new().set("name", &vm.name).set("details", "min"));
+        let namesakes =
+            caller.client.virtual_machines(Params::new().set("name", &vm.name).set("details", "min"));
         let (volumes, namesakes) = tokio::try_join!(volumes, namesakes)?;
         let others = namesakes.iter().filter(|other| status::vm_exists(&other.state) && other.id != vm.id);
         let all = std::iter::once(&vm).chain(others).map(|vm| (vm.id.as_str(), vm.name.as_str()));
@@ -110,9 +115,12 @@ impl Gateway {
     ) -> Result<Vec<model::Vm>, Fault> {
         let places = self.places(caller, &vms);
         let attached = self.attached(caller, query, &volumes);
-        let (places, mut attached) = tokio::try_join!(places, attached)?;
+        let ids: Vec<&str> = volumes.iter().map(|row| row.id.as_str()).collect();
+        let exact = self.exact_sizes(&ids);
+        let (places, mut attached, exact) = tokio::try_join!(places, attached, exact)?;
         let rows = vms.iter().map(|vm| {
-            let context = VmContext { name: names.get(&vm.id).map(String::as_str), placement: places.of(&vm.id) };
+            let context =
+                VmContext { name: names.get(&vm.id).map(String::as_str), placement: places.of(&vm.id) };
             let mut row = map::vm(vm, context);
             // always, so that a search can see them
             row.tags = Some(vm.tags.iter().map(|tag| map::tag_of_vm(tag, &vm.id)).collect());
@@ -127,7 +135,8 @@ impl Gateway {
             }
             if query.all_content() && vms.len() == 1 {
                 let disks: Vec<&Volume> = volumes.iter().collect();
-                row.initialization = devices::ovf_of(vm, &disks, &row);
+                let name = row.name.clone().unwrap_or_default();
+                row.initialization = devices::ovf_of(vm, &name, &disks, &exact);
             }
             row
         });

@@ -114,6 +114,6 @@ fn compatibility() -> Version {
     Version { major: Some(4), minor: Some(8), ..Version::default() }
 }
 
-const DATA_CENTER_LINKS: &[&str] = &["storagedomains", "networks"];
-const CLUSTER_LINKS: &[&str] = &[];
+const DATA_CENTER_LINKS: &[&str] = &["storagedomains", "networks", "clusters"];
+const CLUSTER_LINKS: &[&str] = &["networks"];
 const HOST_LINKS: &[&str] = &[];

@@ -98,6 +98,6 @@ pub fn reported_device(nic: &types::Nic, vm_id: &str) -> Option<ReportedDevice> 
     })
 }
 
-const NETWORK_LINKS: &[&str] = &[];
+const NETWORK_LINKS: &[&str] = &["vnicprofiles"];
 const PROFILE_LINKS: &[&str] = &[];
 const NIC_LINKS: &[&str] = &["reporteddevices"];

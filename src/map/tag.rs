@@ -4,7 +4,6 @@ use super::{href, ids};
 use crate::cloudstack::types;
 use crate::model::Tag;
 
-/// `key=value`, by which clients search.
 /// `key=value`; a tag given by an oVirt client as a plain word is a key that is its own value.
 pub fn tag_name(tag: &types::Tag) -> String {
     match tag.key == tag.value {
@@ -54,7 +53,9 @@ mod tests {
 
     #[test]
     fn names_lead_back_to_their_pair() {
-        for (key, value, name) in [("env", "prod", "env=prod"), ("gold", "gold", "gold"), ("a", "b=c", "a=b=c")] {
+        for (key, value, name) in
+            [("env", "prod", "env=prod"), ("gold", "gold", "gold"), ("a", "b=c", "a=b=c")]
+        {
             let row = types::Tag { key: key.into(), value: value.into(), ..types::Tag::default() };
             assert_eq!(tag_name(&row), name);
             assert_eq!(tag_pair(name), (key.to_owned(), value.to_owned()));

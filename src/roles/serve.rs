@@ -36,7 +36,10 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 pub fn check(config: &Config) -> anyhow::Result<()> {
     let bad = |text: String| Err(BadSetting(text).into());
     if config.server.path.trim_end_matches('/') != "/ovirt-engine" {
-        return bad(format!("[server] path: {:?}: oVirt's clients know only /ovirt-engine", config.server.path));
+        return bad(format!(
+            "[server] path: {:?}: oVirt's clients know only /ovirt-engine",
+            config.server.path
+        ));
     }
     if config.ssl.cert_file.is_some() != config.ssl.key_file.is_some() {
         return bad("[ssl] cert_file and key_file: set both or neither".into());
@@ -67,7 +70,9 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
     let service = match (&config.cloudstack.api_key, &config.cloudstack.secret_key) {
         (Some(key), Some(secret)) => Some(Client::with_keys(endpoint.clone(), key.clone(), secret.clone())),
         _ => {
-            tracing::warn!("no service account ([cloudstack] api_key, secret_key): inventory and power only, no backup or restore");
+            tracing::warn!(
+                "no service account ([cloudstack] api_key, secret_key): inventory and power only, no backup or restore"
+            );
             None
         }
     };
@@ -90,7 +95,10 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
         instance_id,
     });
     let tls = tls::server(certificates.identity, Alpn::Http2AndHttp1)?;
-    let options = serve::Options { max_connections: config.server.max_connections.max(1) as usize, ..Default::default() };
+    let options = serve::Options {
+        max_connections: config.server.max_connections.max(1) as usize,
+        ..Default::default()
+    };
     super::ready(&format!("serve https://{address}/ovirt-engine"));
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
     serve::run(listener, Some(tls), move |_| service.clone(), options, stop).await;
@@ -176,7 +184,9 @@ fn hmac_secret(configured: Option<&SecretString>, dir: &Path) -> anyhow::Result<
     let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
     match bytes.len() {
         SECRET_BYTES => Ok(HmacSecret::new(STANDARD.encode(bytes).into())),
-        _ => anyhow::bail!("{}: damaged; remove it to make a new one (running transfers end)", path.display()),
+        _ => {
+            anyhow::bail!("{}: damaged; remove it to make a new one (running transfers end)", path.display())
+        }
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use secrecy::SecretSlice;
-
-use super::{BackupConfig, CreateDisk, CreateInstance, Error, RestoreConfig, StartBackup, StartTransfer};
-use crate::auth::Caller;
+use super::core::{Core, Who};
+use super::{
+    BackupConfig, CreateDisk, CreateInstance, Error, RestoreConfig, StartBackup, StartTransfer, owned, ticket,
+};
+use crate::auth::{Caller, HmacSecret};
 use crate::cloudstack::Client;
 use crate::hostlink::HostLink;
 use crate::state::{Backup, BackupDisk, Store, Transfer};
@@ -19,90 +21,155 @@ pub struct Parts {
     /// `[cloudstack] api_key`, where it is set.
     pub service: Option<Client>,
     /// Keys tickets.
-    pub secret: SecretSlice<u8>,
+    pub secret: HmacSecret,
     /// Where clients reach the hosts' image data: `[imageio] port`.
     pub images_port: u16,
     pub backup: BackupConfig,
     pub restore: RestoreConfig,
 }
 
+/// Cheap to share; its work goes on when a request is dropped.
 pub struct Engine {
-    pub(super) parts: Parts,
+    core: Arc<Core>,
 }
 
 impl Engine {
-    /// Takes up what an earlier process left open, then serves.
+    /// Takes up what an earlier process left open, then looks after it every few seconds.
     pub async fn open(parts: Parts) -> Result<Arc<Self>, Error> {
-        Ok(Arc::new(Self { parts }))
+        let core = Core::new(parts);
+        core.reconcile().await?;
+        core.spawn(core.clone().sweep());
+        Ok(Arc::new(Self { core }))
     }
 
-    /// Waits for the work under way, at most for the grace period.
-    pub async fn close(&self, _grace: std::time::Duration) {}
+    /// Takes no new work and waits for what is under way, at most for the grace period.
+    pub async fn close(&self, grace: Duration) {
+        self.core.close(grace).await;
+    }
 
-    pub async fn start_backup(&self, _: &Caller, _vm: &str, _: StartBackup) -> Result<Backup, Error> {
-        Err(Error::Closing)
+    /// Answers at once, `initializing`; the work goes on behind it.
+    pub async fn start_backup(
+        &self,
+        caller: &Caller,
+        vm: &str,
+        request: StartBackup,
+    ) -> Result<Backup, Error> {
+        let core = self.core.clone();
+        self.core.run(core.start_backup(Who::from(caller), vm.to_owned(), request)).await
     }
-    pub async fn backup(&self, _vm: &str, _id: &str) -> Result<Backup, Error> {
-        Err(Error::Closing)
+
+    /// For callers who were shown the instance.
+    pub async fn backup(&self, vm: &str, id: &str) -> Result<Backup, Error> {
+        let backup = self.core.backup_row(vm, id).await?;
+        if !backup.phase.is_final() {
+            self.core.touch(id);
+        }
+        Ok(backup)
     }
-    pub async fn backups(&self, _vm: &str) -> Result<Vec<Backup>, Error> {
-        Err(Error::Closing)
+
+    /// For callers who were shown the instance; newest first.
+    pub async fn backups(&self, vm: &str) -> Result<Vec<Backup>, Error> {
+        Ok(self.core.parts.store.backups_of(vm).await?)
     }
-    pub async fn backup_disks(&self, _id: &str) -> Result<Vec<BackupDisk>, Error> {
-        Err(Error::Closing)
+
+    pub async fn backup_disks(&self, id: &str) -> Result<Vec<BackupDisk>, Error> {
+        Ok(self.core.parts.store.backup_disks(id).await?)
     }
-    pub async fn finalize_backup(&self, _: &Caller, _vm: &str, _id: &str) -> Result<Backup, Error> {
-        Err(Error::Closing)
+
+    /// Answers at once, `finalizing`; a backup that has ended already is answered as it is.
+    pub async fn finalize_backup(&self, caller: &Caller, vm: &str, id: &str) -> Result<Backup, Error> {
+        let core = self.core.clone();
+        self.core.run(core.finalize_backup(Who::from(caller), vm.to_owned(), id.to_owned())).await
     }
-    pub async fn start_transfer(&self, _: &Caller, _: StartTransfer) -> Result<Transfer, Error> {
-        Err(Error::Closing)
+
+    /// Answers at once, `initializing`; the work goes on behind it.
+    pub async fn start_transfer(&self, caller: &Caller, request: StartTransfer) -> Result<Transfer, Error> {
+        self.core.run(self.core.clone().start_transfer(Who::from(caller), request)).await
     }
-    pub async fn transfer(&self, _: &Caller, _id: &str) -> Result<Transfer, Error> {
-        Err(Error::Closing)
+
+    pub async fn transfer(&self, caller: &Caller, id: &str) -> Result<Transfer, Error> {
+        let transfer = self.core.transfer_row(id).await?;
+        if let Some(backup) = &transfer.backup_id {
+            self.core.touch(backup);
+        }
+        let user = &caller.user;
+        let own = transfer.account == user.account && transfer.domain_id == user.domain_id;
+        // Somebody else's: whoever may see the disk may see the transfer, as in CloudStack.
+        if own || owned::volume(&caller.client, &transfer.disk_id).await?.is_some() {
+            return Ok(transfer);
+        }
+        Err(Error::NotFound { what: "image transfer", id: id.to_owned() })
     }
+
     /// The caller's own, newest first.
-    pub async fn transfers(&self, _: &Caller) -> Result<Vec<Transfer>, Error> {
-        Err(Error::Closing)
+    pub async fn transfers(&self, caller: &Caller) -> Result<Vec<Transfer>, Error> {
+        Ok(self.core.parts.store.transfers_of(&caller.user.account, &caller.user.domain_id).await?)
     }
-    pub async fn finalize_transfer(&self, _: &Caller, _id: &str) -> Result<Transfer, Error> {
-        Err(Error::Closing)
+
+    /// Answers at once, `finalizing_success`; one that has ended already is answered as it is.
+    pub async fn finalize_transfer(&self, caller: &Caller, id: &str) -> Result<Transfer, Error> {
+        let id = self.transfer(caller, id).await?.id;
+        let core = self.core.clone();
+        self.core.run(async move { core.finalize_transfer(&id).await }).await
     }
-    pub async fn cancel_transfer(&self, _: &Caller, _id: &str) -> Result<Transfer, Error> {
-        Err(Error::Closing)
+
+    /// Ends work under its ticket within a second.
+    pub async fn cancel_transfer(&self, caller: &Caller, id: &str) -> Result<Transfer, Error> {
+        let id = self.transfer(caller, id).await?.id;
+        let core = self.core.clone();
+        self.core.run(async move { core.cancel_transfer(&id).await }).await
     }
-    /// While a ticket exists.
-    pub fn transfer_url(&self, _: &Transfer) -> Option<String> {
-        None
+
+    /// Where its image is read or written, while a ticket for that exists. A secret.
+    pub fn transfer_url(&self, transfer: &Transfer) -> Option<String> {
+        let parts = &self.core.parts;
+        transfer.phase.has_ticket().then(|| ticket::url(&parts.secret, transfer, parts.images_port))
     }
-    /// The volume's id, Ready.
-    pub async fn create_disk(&self, _: &Caller, _: CreateDisk) -> Result<String, Error> {
-        Err(Error::Closing)
+
+    /// The id of a volume that is `Ready` and reads as zeros.
+    pub async fn create_disk(&self, caller: &Caller, request: CreateDisk) -> Result<String, Error> {
+        self.core.run(self.core.clone().create_disk(Who::from(caller), request)).await
     }
-    pub async fn delete_disk(&self, _: &Caller, _id: &str) -> Result<(), Error> {
-        Err(Error::Closing)
+
+    /// Of a detached disk; also success if this account deleted it here before.
+    pub async fn delete_disk(&self, caller: &Caller, id: &str) -> Result<(), Error> {
+        self.core.run(self.core.clone().delete_disk(Who::from(caller), id.to_owned())).await
     }
-    pub async fn create_instance(&self, _: &Caller, _: CreateInstance) -> Result<String, Error> {
-        Err(Error::Closing)
+
+    /// The id of a stopped instance: without disks, or with those of the template that was asked for.
+    pub async fn create_instance(&self, caller: &Caller, request: CreateInstance) -> Result<String, Error> {
+        self.core.run(self.core.clone().create_instance(Who::from(caller), request)).await
     }
-    pub async fn delete_instance(&self, _: &Caller, _id: &str, _detach_only: bool) -> Result<(), Error> {
-        Err(Error::Closing)
+
+    /// Of a stopped instance; also success if this account deleted it here before. `detach_only` keeps
+    /// its disks.
+    pub async fn delete_instance(&self, caller: &Caller, id: &str, detach_only: bool) -> Result<(), Error> {
+        let core = self.core.clone();
+        self.core.run(core.delete_instance(Who::from(caller), id.to_owned(), detach_only)).await
     }
-    /// Makes a disk one of an instance; that it is already is success. A bootable one becomes the root.
+
+    /// Makes a disk one of an instance; that it is already is success. The first one, or a bootable
+    /// one where there is none yet, becomes the root.
     pub async fn attach_disk(
         &self,
-        _: &Caller,
-        _vm: &str,
-        _disk: &str,
-        _bootable: bool,
+        caller: &Caller,
+        vm: &str,
+        disk: &str,
+        bootable: bool,
     ) -> Result<(), Error> {
-        Err(Error::Closing)
+        let (core, vm, disk) = (self.core.clone(), vm.to_owned(), disk.to_owned());
+        self.core.run(core.attach_disk(Who::from(caller), vm, disk, bootable)).await
     }
-    /// Takes a disk from an instance; that it is not there is success.
-    pub async fn detach_disk(&self, _: &Caller, _vm: &str, _disk: &str) -> Result<(), Error> {
-        Err(Error::Closing)
+
+    /// Takes a disk from an instance; that it is detached already is success.
+    pub async fn detach_disk(&self, caller: &Caller, vm: &str, disk: &str) -> Result<(), Error> {
+        let (core, vm, disk) = (self.core.clone(), vm.to_owned(), disk.to_owned());
+        self.core.run(core.detach_disk(Who::from(caller), vm, disk)).await
     }
-    /// Byte-exact sizes of disks we made. Valid while CloudStack's size is that, rounded up to GiB.
+
+    /// Byte-exact sizes of disks we made. Each is valid while CloudStack's own size is that one, or
+    /// that one rounded up to whole GiB.
     pub async fn exact_sizes(&self, ids: &[&str]) -> Result<HashMap<String, u64>, Error> {
-        Ok(self.parts.store.exact_sizes(ids).await?)
+        Ok(self.core.parts.store.exact_sizes(ids).await?)
     }
 }

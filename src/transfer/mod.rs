@@ -4,10 +4,23 @@
 //! the service account learns where it lies. Speaks to CloudStack, to hosts and to the database; knows
 //! no HTTP and no oVirt document.
 
+mod attach;
+mod backup;
 mod config;
+mod core;
+mod disk;
 mod engine;
 mod error;
+mod image;
+mod instance;
+mod offering;
+mod owned;
+pub mod phase;
+mod place;
 mod request;
+mod sweep;
+mod ticket;
+mod undo;
 
 pub use config::{BackupConfig, RestoreConfig};
 pub use engine::{Engine, Parts};

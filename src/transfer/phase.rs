@@ -68,10 +68,9 @@ pub fn transfer(phase: TransferPhase, event: TransferEvent) -> Option<TransferPh
         (PausedSystem | PausedUser | Resuming, Resume) => Some(Transferring),
         (Transferring | PausedSystem | PausedUser | Resuming, Finalize) => Some(FinalizingSuccess),
         (FinalizingSuccess, Committed) => Some(FinishedSuccess),
-        (
-            Initializing | Transferring | PausedSystem | PausedUser | Resuming | FinalizingSuccess,
-            Fail,
-        ) => Some(FinalizingFailure),
+        (Initializing | Transferring | PausedSystem | PausedUser | Resuming | FinalizingSuccess, Fail) => {
+            Some(FinalizingFailure)
+        }
         (FinalizingFailure, Cleaned) => Some(FinishedFailure),
         (Initializing | Transferring | PausedSystem | PausedUser | Resuming, CancelByUser) => {
             Some(CancelledUser)

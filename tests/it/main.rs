@@ -1,3 +1,5 @@
+mod auth;
+mod cloudstack;
 mod codec;
 mod golden;
 mod mapped;

@@ -1,0 +1,61 @@
+//! Tickets: their ids, which are made anew whenever they are needed, and what they allow.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::auth::HmacSecret;
+use crate::imageio::api::Ticket;
+use crate::state::{Direction, Transfer};
+
+/// The secret name of a transfer's ticket: the same after a restart, and nowhere in the database.
+pub(super) fn id(secret: &HmacSecret, transfer: &Transfer) -> String {
+    let data = [transfer.id.as_bytes(), &[0], transfer.nonce.as_bytes()].concat();
+    URL_SAFE_NO_PAD.encode(secret.mac(KIND, &data))
+}
+
+pub(super) fn url(secret: &HmacSecret, transfer: &Transfer, port: u16) -> String {
+    let host = match transfer.host_address.contains(':') {
+        true => format!("[{}]", transfer.host_address),
+        false => transfer.host_address.clone(),
+    };
+    format!("https://{host}:{port}/images/{}", id(secret, transfer))
+}
+
+/// `None` before the host has exported the image.
+pub(super) fn ticket(secret: &HmacSecret, transfer: &Transfer) -> Option<Ticket> {
+    let op = match transfer.direction {
+        Direction::Download => "read",
+        Direction::Upload => "write",
+    };
+    let idle = match transfer.inactivity_timeout {
+        0 => LONGEST,
+        seconds => seconds.min(LONGEST),
+    };
+    Some(Ticket {
+        uuid: id(secret, transfer),
+        size: transfer.size,
+        ops: vec![op.to_owned()],
+        timeout: (idle + SLACK).max(SHORTEST),
+        url: transfer.export_url.clone()?,
+        inactivity_timeout: Some(idle.max(SHORTEST_SOCKET)),
+        transfer_id: Some(transfer.id.clone()),
+        filename: None,
+        sparse: transfer.direction == Direction::Upload,
+        dirty: false,
+    })
+}
+
+/// 256 random bits for a new row.
+pub(super) fn nonce() -> String {
+    let mut bytes = [0u8; 32];
+    getrandom::fill(&mut bytes).expect("the kernel's random source works");
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+const KIND: &str = "ticket";
+/// Seconds beyond the inactivity timeout: whether a transfer is idle is decided here, not by expiry.
+const SLACK: u64 = 60;
+const SHORTEST: u64 = 300;
+const LONGEST: u64 = 24 * 3600;
+/// Seconds an idle connection stays open, as ovirt-imageio has it.
+const SHORTEST_SOCKET: u64 = 60;
