@@ -30,7 +30,8 @@ impl Part {
     fn cpu(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("stat");
         let after = stat.rsplit_once(')').expect("comm").1;
-        let ticks: u64 = after.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().expect("ticks")).sum();
+        let ticks: u64 =
+            after.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().expect("ticks")).sum();
         Duration::from_millis(ticks * 10) // USER_HZ is 100 on every Linux we run on
     }
 
@@ -55,7 +56,8 @@ fn main() {
     let sim = dir.path().join("sim");
     let sim_dir = sim.display().to_string();
     let count = instances.to_string();
-    let args = ["simulator", "--listen", "127.0.0.1:0", "--dir", &sim_dir, "--instances", &count, "--no-libvirt"];
+    let args =
+        ["simulator", "--listen", "127.0.0.1:0", "--dir", &sim_dir, "--instances", &count, "--no-libvirt"];
     let simulator = Part::start(&args, &[], dir.path());
     let accounts: serde_json::Value =
         serde_json::from_slice(&fs::read(sim.join("accounts.json")).expect("accounts")).expect("JSON");
@@ -87,7 +89,10 @@ async fn measure(gateway: &Part, log: &Path, dir: &Path, instances: usize) {
         .build()
         .expect("client");
     println!("{instances} instances; 5 rounds each, medians");
-    println!("{:<70} {:>8} {:>9} {:>6} {:>12} {:>9}", "list", "rows", "wall ms", "calls", "CPU us/row", "peak MiB");
+    println!(
+        "{:<70} {:>8} {:>9} {:>6} {:>12} {:>9}",
+        "list", "rows", "wall ms", "calls", "CPU us/row", "peak MiB"
+    );
     for path in [
         "vms",
         "vms?follow=tags,disk_attachments.disk,nics.reporteddevices",
@@ -106,7 +111,8 @@ async fn measure(gateway: &Part, log: &Path, dir: &Path, instances: usize) {
                 .expect("answer");
             assert_eq!(answer.status(), 200, "{path}");
             let body: serde_json::Value = answer.json().await.expect("JSON");
-            let rows = body.as_object().and_then(|list| list.values().next()).and_then(|rows| rows.as_array());
+            let rows =
+                body.as_object().and_then(|list| list.values().next()).and_then(|rows| rows.as_array());
             let rows = rows.map_or(0, Vec::len);
             let (wall, cpu) = (start.elapsed(), gateway.cpu() - cpu);
             tokio::time::sleep(Duration::from_millis(100)).await; // the log is written behind
@@ -115,7 +121,11 @@ async fn measure(gateway: &Part, log: &Path, dir: &Path, instances: usize) {
         rounds.sort();
         let (wall, calls, cpu, rows) = rounds[rounds.len() / 2];
         let per_row = cpu.as_micros() as f64 / rows.max(1) as f64;
-        println!("{path:<70} {rows:>8} {:>9} {calls:>6} {per_row:>12.0} {:>9}", wall.as_millis(), gateway.peak());
+        println!(
+            "{path:<70} {rows:>8} {:>9} {calls:>6} {per_row:>12.0} {:>9}",
+            wall.as_millis(),
+            gateway.peak()
+        );
     }
 }
 

@@ -3,12 +3,14 @@
 //! The only place of the crate that starts processes. Nothing here builds a shell string: a program
 //! gets an argument vector. Everything above works on any [`Runner`].
 
+mod child;
 mod local;
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
+pub use child::{Child, ChildCommand};
 pub use local::Local;
 
 /// A program to run: name, arguments, what to feed it, and how long it may take.
