@@ -60,18 +60,18 @@ demo() {
     build
     trap libvirt_stop EXIT
     libvirt
-    # a demo that is kept needs its libvirt after this script has ended
-    [[ " $* " == *' --keep '* ]] && trap - EXIT
-    # Ctrl-C reaches the demo as well, and it cleans up; this shell only waits for that
-    trap : INT
     "$binary" demo "$@" &
-    local demo_pid=$! status
-    trap 'kill -TERM "$demo_pid" 2>/dev/null' TERM INT
+    demo_pid=$!
+    # a background process of a script ignores Ctrl-C: it is told to stop, and cleans up
+    trap 'kill -TERM "$demo_pid" 2>/dev/null' INT TERM
+    local status
     while :; do
         wait "$demo_pid"
         status=$?
         kill -0 "$demo_pid" 2>/dev/null || break
     done
+    # a demo that is kept needs its libvirt after this script has ended
+    if [[ $status == 0 && " $* " == *' --keep '* ]]; then started_pids=(); fi
     exit "$status"
 }
 

@@ -1,5 +1,9 @@
 mod auth;
 mod cloudstack;
 mod codec;
+mod curl;
 mod golden;
+mod layers;
 mod mapped;
+mod sdk;
+mod support;
