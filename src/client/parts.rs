@@ -150,7 +150,10 @@ impl Parts {
         let program = std::env::current_exe().context("where this program is")?;
         let log = self.dir.join(format!("{role}.log"));
         let command = ChildCommand { program, args, env: Vec::new(), stderr: Some(log.clone()) };
-        let mut child = Child::spawn(&command).with_context(|| format!("{role} could not be started"))?;
+        let child = Child::spawn(&command).with_context(|| format!("{role} could not be started"))?;
+        // at once: if we are interrupted while we wait, it is stopped like the others, in order
+        self.children.push((role, child));
+        let (_, child) = self.children.last_mut().context("the child just started")?;
         let wanted = format!("ready {role} ");
         let line = timeout(READY, async {
             while let Some(line) = child.line().await? {
@@ -161,7 +164,6 @@ impl Parts {
             Ok(None)
         });
         let outcome = line.await;
-        self.children.push((role, child));
         match outcome {
             Ok(Ok(Some(address))) => Ok(address),
             Ok(Ok(None)) => bail!("{role} ended at once: {}", last_line(&log)),

@@ -8,7 +8,7 @@ use ovirt_gateway::auth::{Config, HmacSecret, Refusal, Role, Sessions};
 use ovirt_gateway::cloudstack::Params;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::cloudstack::{Call, Fake, Reply};
+use crate::fake_cloudstack::{Call, Fake, Reply};
 
 fn sessions(fake: &Fake) -> Arc<Sessions> {
     Sessions::new(&Config::default(), fake.endpoint(), HmacSecret::new("secret".into()))

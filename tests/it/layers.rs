@@ -11,7 +11,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("client", &["host", "pki"]),
     ("cloudstack", &[]),
     ("config", &["auth", "cloudstack", "hostlink", "imageio", "log", "state", "transfer"]),
-    ("gateway", &["auth", "cloudstack", "imageio", "map", "model", "serve", "state", "transfer"]),
+    // hostlink: its errors only, which reach the gateway inside those of transfer
+    ("gateway", &["auth", "cloudstack", "hostlink", "imageio", "map", "model", "serve", "state", "transfer"]),
     ("host", &[]),
     ("hostlink", &["imageio", "tls"]),
     ("imageio", &["host", "log", "nbd", "serve", "tls"]),
