@@ -2,6 +2,7 @@ mod auth;
 mod cloudstack;
 mod codec;
 mod curl;
+mod example;
 mod fake_cloudstack;
 mod golden;
 mod layers;
