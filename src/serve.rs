@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 /// Bounds of one listener.
@@ -58,6 +59,12 @@ pub struct Peer {
     /// The client's certificate (DER), where the TLS configuration asked for one and verified it.
     pub certificate: Option<Arc<Vec<u8>>>,
 }
+
+/// Ends the connection a request came by, shortly after it is cancelled. Every request carries it.
+///
+/// The only way to end work for a client that has stopped reading: nothing polls its body any more.
+#[derive(Debug, Clone, Default)]
+pub struct Kill(pub CancellationToken);
 
 /// Something that can be accepted from: TCP or a unix socket.
 pub trait Listener: Send + 'static {
@@ -166,9 +173,12 @@ where
 {
     let inner = make(&peer);
     let address = peer.address;
+    let kill = Kill::default();
+    let killed = kill.0.clone();
     let service = tower::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(kill.clone());
         let mut inner = inner.clone();
         async move { inner.call(request).await }
     });
@@ -176,11 +186,22 @@ where
     builder.http1().timer(TokioTimer::new()).header_read_timeout(options.headers);
     builder.http2().timer(TokioTimer::new()).max_header_list_size(MAX_HEADERS);
     let connection = builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
-    if let Err(error) = graceful.watch(connection.into_owned()).await {
-        tracing::debug!(%error, peer = ?address, "connection ended early");
+    let killed = async {
+        killed.cancelled().await;
+        sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        ended = graceful.watch(connection.into_owned()) => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, peer = ?address, "connection ended early");
+            }
+        }
+        () = killed => tracing::debug!(peer = ?address, "connection was cut"),
     }
 }
 
+/// Between being killed and being cut: time for an answer that says why.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// After a failed accept: long enough not to spin, short enough not to be noticed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of headers in one HTTP/2 request.

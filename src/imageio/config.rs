@@ -1,0 +1,116 @@
+//! The settings of `imageio`, section by section.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// Everything `imageio` can be told.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub images: Images,
+    pub control: Control,
+    pub storage: Storage,
+    pub backup: Backup,
+    pub host: Host,
+    pub logging: crate::log::Config,
+}
+
+/// `[images]`: the data plane, for clients.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Images {
+    pub listen: SocketAddr,
+    /// The host's certificate and key, as `pki issue` makes them.
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    /// Connections at once, on each of the daemon's threads.
+    pub max_connections: u32,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 54322)),
+            cert_file: "/etc/ovirt-gateway/host.pem".into(),
+            key_file: "/etc/ovirt-gateway/host.key".into(),
+            max_connections: 512,
+        }
+    }
+}
+
+/// `[control]`: tickets on a unix socket, and everything the gateway asks for over mutual TLS.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Control {
+    pub socket: PathBuf,
+    pub listen: SocketAddr,
+    /// The control CA: a certificate of the gateway signed by it is let in, nothing else.
+    pub client_ca_file: PathBuf,
+    /// Seconds that the removal of a ticket waits for running work.
+    pub remove_timeout: u64,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            socket: "/run/ovirt-imageio/sock".into(),
+            listen: SocketAddr::from(([0, 0, 0, 0], 54324)),
+            client_ca_file: "/etc/ovirt-gateway/control-ca.pem".into(),
+            remove_timeout: 60,
+        }
+    }
+}
+
+/// `[storage]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Storage {
+    /// Directories, separated by commas, outside which nothing is opened.
+    pub roots: Vec<PathBuf>,
+    /// Where CloudStack's agent mounts NFS pools, each under its id. A root as well.
+    pub nfs_root: PathBuf,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { roots: vec!["/var/lib/libvirt/images".into()], nfs_root: "/mnt".into() }
+    }
+}
+
+/// `[backup]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Backup {
+    /// Where the old content of blocks is kept that a guest overwrites during its backup. Not on the
+    /// file system of the volumes.
+    pub scratch_dir: PathBuf,
+    /// Sockets, pid files and records.
+    pub run_dir: PathBuf,
+    /// Bytes that must stay free in `scratch_dir`; below it backups end, so that guests go on.
+    pub min_free: u64,
+}
+
+impl Default for Backup {
+    fn default() -> Self {
+        Self {
+            scratch_dir: "/var/lib/ovirt-imageio/scratch".into(),
+            run_dir: "/run/ovirt-imageio".into(),
+            min_free: 1 << 30,
+        }
+    }
+}
+
+/// `[host]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Host {
+    pub libvirt_uri: String,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self { libvirt_uri: "qemu:///system".into() }
+    }
+}

@@ -1,0 +1,212 @@
+//! Reading a range: a window of requests in flight, answered in order, holes as one static page.
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+use super::Error;
+use super::client::{Client, Reply};
+use super::wire::{self, Chunk, Command};
+
+/// A read in progress. It owns its client, so that a body that is dropped drops the connection with
+/// whatever was under way on it; at the end the client can be taken back.
+pub struct Reading {
+    client: Client,
+    window: VecDeque<Slot>,
+    /// The next offset to ask for, and the end.
+    next: u64,
+    end: u64,
+}
+
+/// One request of the window.
+struct Slot {
+    handle: u64,
+    offset: u64,
+    length: usize,
+    data: BytesMut,
+    /// Bytes answered so far, data and holes.
+    filled: usize,
+    /// All of it is a hole so far, and nothing was written to `data`.
+    hole: bool,
+    done: bool,
+    failed: Option<u32>,
+}
+
+impl Reading {
+    /// Reads `length` bytes from `offset` on; both lie inside the export.
+    pub fn new(client: Client, offset: u64, length: u64) -> Self {
+        Self {
+            client,
+            window: VecDeque::with_capacity(DEPTH),
+            next: offset,
+            end: offset.saturating_add(length),
+        }
+    }
+
+    /// The next piece, in order; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        self.fill().await?;
+        while self.window.front().is_some_and(|slot| !slot.done) {
+            self.receive().await?;
+        }
+        let Some(slot) = self.window.pop_front() else { return Ok(None) };
+        match slot.failed {
+            Some(code) => Err(Error::Command { command: Command::Read.name(), offset: slot.offset, code }),
+            None if slot.filled != slot.length => Err(Error::Protocol("READ answered with too few bytes")),
+            None if slot.hole => Ok(Some(Bytes::from_static(&ZEROES[..slot.length]))),
+            None => Ok(Some(slot.data.freeze())),
+        }
+    }
+
+    /// Whether the last piece was delivered.
+    pub fn is_finished(&self) -> bool {
+        self.window.is_empty() && self.next == self.end
+    }
+
+    /// The client, when everything that was asked for has been answered.
+    pub fn finish(self) -> Option<Client> {
+        (self.is_finished() && self.client.is_idle()).then_some(self.client)
+    }
+
+    /// Tops the window up.
+    async fn fill(&mut self) -> Result<(), Error> {
+        while self.window.len() < DEPTH && self.next < self.end {
+            let length = (self.end - self.next).min(PIECE as u64);
+            let handle = self.client.send(Command::Read, 0, self.next, length as u32, Bytes::new()).await?;
+            self.window.push_back(Slot {
+                handle,
+                offset: self.next,
+                length: length as usize,
+                data: BytesMut::new(),
+                filled: 0,
+                hole: true,
+                done: false,
+                failed: None,
+            });
+            self.next += length;
+        }
+        Ok(())
+    }
+
+    /// Takes one reply or chunk, whichever request it belongs to.
+    async fn receive(&mut self) -> Result<(), Error> {
+        let reply = self.client.reply().await?;
+        let handle = match &reply {
+            Reply::Simple(reply) => reply.handle,
+            Reply::Chunk(chunk) => chunk.handle,
+        };
+        let slot = self.window.iter_mut().find(|slot| slot.handle == handle && !slot.done);
+        let slot = slot.ok_or(Error::Protocol("reply to a request that was not sent"))?;
+        match reply {
+            Reply::Simple(_) if self.client.structured() => {
+                return Err(Error::Protocol("simple reply to READ after structured replies were agreed on"));
+            }
+            Reply::Simple(reply) if reply.error != 0 => {
+                slot.failed = Some(reply.error);
+                slot.done = true;
+            }
+            Reply::Simple(_) => {
+                slot.read(&mut self.client, 0, slot.length).await?;
+                slot.done = true;
+            }
+            Reply::Chunk(chunk) => {
+                slot.take(&mut self.client, chunk).await?;
+                slot.done = chunk.done;
+            }
+        }
+        if slot.done {
+            let handle = slot.handle;
+            self.client.answered(handle);
+        }
+        Ok(())
+    }
+}
+
+impl Slot {
+    async fn take(&mut self, client: &mut Client, chunk: Chunk) -> Result<(), Error> {
+        match chunk.kind {
+            wire::NONE if chunk.length == 0 => Ok(()),
+            wire::OFFSET_DATA if chunk.length >= 8 => {
+                let offset = client.stream.read_u64().await?;
+                let at = self.place(offset, u64::from(chunk.length) - 8)?;
+                self.read(client, at, chunk.length as usize - 8).await
+            }
+            wire::OFFSET_HOLE if chunk.length == 12 => {
+                let (offset, length) = (client.stream.read_u64().await?, client.stream.read_u32().await?);
+                let at = self.place(offset, u64::from(length))?;
+                self.skip(at, length as usize);
+                Ok(())
+            }
+            _ if chunk.is_error() => {
+                let payload = client.payload(chunk.length).await?;
+                self.failed = Some(wire::chunk_error(&payload)?);
+                Ok(())
+            }
+            _ => Err(Error::Protocol("unexpected chunk in reply to READ")),
+        }
+    }
+
+    /// Where in this slot an answer belongs, if it lies inside.
+    fn place(&self, offset: u64, length: u64) -> Result<usize, Error> {
+        let inside = offset >= self.offset
+            && length > 0
+            && offset.checked_add(length).is_some_and(|end| end <= self.offset + self.length as u64);
+        match inside && self.filled as u64 + length <= self.length as u64 {
+            true => Ok((offset - self.offset) as usize),
+            false => Err(Error::Protocol("READ answered outside what was asked for")),
+        }
+    }
+
+    /// Reads payload to its place: straight behind what is there, which is how servers send it.
+    async fn read(&mut self, client: &mut Client, at: usize, length: usize) -> Result<(), Error> {
+        self.data.reserve(self.length - self.data.len());
+        let deadline = client.deadline;
+        let work = async {
+            if at >= self.data.len() {
+                // a hole before it was only counted so far
+                self.data.resize(at, 0);
+                let mut target = (&mut self.data).limit(length);
+                while target.has_remaining_mut() {
+                    if client.stream.read_buf(&mut target).await? == 0 {
+                        return Err(std::io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+            } else {
+                if self.data.len() < at + length {
+                    self.data.resize(at + length, 0);
+                }
+                client.stream.read_exact(&mut self.data[at..at + length]).await?;
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        timeout(deadline, work).await.map_err(|_| Error::Deadline)??;
+        self.filled += length;
+        self.hole = false;
+        self.complete();
+        Ok(())
+    }
+
+    fn skip(&mut self, at: usize, length: usize) {
+        self.filled += length;
+        if !self.hole && self.data.len() < at + length {
+            self.data.resize(at + length, 0);
+        }
+        self.complete();
+    }
+
+    /// A hole at the end may only have been counted.
+    fn complete(&mut self) {
+        if self.filled == self.length && !self.hole && self.data.len() < self.length {
+            self.data.resize(self.length, 0);
+        }
+    }
+}
+
+/// Bytes of one request, and requests in flight: together about an L2 cache; more gains nothing.
+const PIECE: usize = 256 << 10;
+const DEPTH: usize = 6;
+
+/// What holes are made of.
+static ZEROES: [u8; PIECE] = [0; PIECE];
