@@ -72,9 +72,14 @@ libvirt() {
     mkdir -p "$root/run"
     local name
     for name in virtlogd libvirtd; do
+        # a pid file of an earlier run may name somebody else's process by now
+        rm -f "$root/run/$name.pid"
         # one may be running already while the other is not: then its socket is taken, and it stays
-        "$name" -d -p "$root/run/$name.pid" 2>>"$root/run/$name.log" || say "$name did not start (see run/$name.log)"
-        [[ -r $root/run/$name.pid ]] && started_pids=("$(<"$root/run/$name.pid")" "${started_pids[@]}")
+        if "$name" -d -p "$root/run/$name.pid" 2>>"$root/run/$name.log" && [[ -r $root/run/$name.pid ]]; then
+            started_pids=("$(<"$root/run/$name.pid")" "${started_pids[@]}")
+        else
+            say "$name did not start (see run/$name.log)"
+        fi
     done
     for _ in {1..50}; do libvirt_answers && return 0; sleep 0.2; done
     die "libvirt still does not answer; see run/libvirtd.log"
