@@ -3,6 +3,7 @@
 //! The only place of the crate that starts processes. Nothing here builds a shell string: a program
 //! gets an argument vector. Everything above works on any [`Runner`].
 
+mod child;
 mod error;
 mod local;
 pub mod qemu_img;
@@ -14,6 +15,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
+pub use child::{Child, ChildCommand};
 pub use error::Error;
 pub use local::Local;
 

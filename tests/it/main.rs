@@ -1,10 +1,15 @@
 mod auth;
 mod cloudstack;
 mod codec;
+mod curl;
 mod engine;
+mod example;
 mod fake_cloudstack;
 mod golden;
 mod host;
+mod layers;
 mod mapped;
+mod sdk;
 mod state;
+mod support;
 mod world;
