@@ -12,7 +12,7 @@ use crate::host::{Runner, qemu_img};
 
 impl<R: Runner> Desk<R> {
     pub(super) async fn put_volume(&self, name: &str, request: VolumeRequest) -> Result<Volume, Error> {
-        if request.size == 0 || request.size % 512 != 0 || request.size > MAX_SIZE {
+        if request.size == 0 || !request.size.is_multiple_of(512) || request.size > MAX_SIZE {
             return Err(Error::BadRequest("a size is a multiple of 512, up to 64 TiB"));
         }
         let path = pools::place(&self.settings, &request.pool, name)?;

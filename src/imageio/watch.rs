@@ -23,7 +23,7 @@ pub(super) fn begin<R: Runner>(desk: Arc<Desk<R>>, id: String) {
                 && free(&desk.settings.scratch_dir).map_or(true, |free| free < desk.settings.min_free);
             let doubt = if short {
                 Some("too little space for scratch files".to_owned())
-            } else if tick % SLOW == 0 {
+            } else if tick.is_multiple_of(SLOW) {
                 desk.doubt(&open).await
             } else {
                 None
