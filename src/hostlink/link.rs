@@ -47,7 +47,6 @@ impl Default for Config {
 #[derive(Debug, Clone)]
 pub struct HostLink {
     http: reqwest::Client,
-    scheme: &'static str,
     control_port: u16,
 }
 
@@ -62,13 +61,7 @@ impl HostLink {
         let roots = tls::roots(ca).map_err(|error| unusable(&error))?;
         let tls = tls::client(roots, Some(identity)).map_err(|error| unusable(&error))?;
         let http = client().tls_backend_preconfigured(tls).build().map_err(|error| unusable(&error))?;
-        Ok(Self { http, scheme: "https", control_port: config.control_port })
-    }
-
-    /// Without TLS, for tests of what is above this module.
-    #[cfg(test)]
-    pub(crate) fn plain(control_port: u16) -> Self {
-        Self { http: client().build().expect("no settings that can fail"), scheme: "http", control_port }
+        Ok(Self { http, control_port: config.control_port })
     }
 
     pub async fn put_ticket(&self, host: &str, ticket: &Ticket) -> Result<(), Error> {
@@ -190,7 +183,7 @@ impl HostLink {
             true => Error::Deadline { host: host.into(), route },
             false => Error::Unreachable { host: host.into(), text: innermost(error) },
         };
-        let url = format!("{}://{}:{}/{path}", self.scheme, authority(host), self.control_port);
+        let url = format!("https://{}:{}/{path}", authority(host), self.control_port);
         let mut request = self.http.request(method, url).timeout(deadline);
         if let Some(body) = body {
             request = request.json(body);
