@@ -4,13 +4,19 @@
 //! gets an argument vector. Everything above works on any [`Runner`].
 
 mod child;
+mod error;
 mod local;
+pub mod qemu_img;
+pub mod qemu_nbd;
+pub mod virsh;
+pub mod xml;
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
 pub use child::{Child, ChildCommand};
+pub use error::Error;
 pub use local::Local;
 
 /// A program to run: name, arguments, what to feed it, and how long it may take.

@@ -6,18 +6,29 @@
 
 pub mod api;
 mod backend;
+mod backups;
 mod change;
 mod config;
+mod control;
 mod daemon;
+mod desk;
+mod exports;
 mod extent;
 mod images;
+mod pools;
 mod range;
+mod records;
+mod refuse;
 mod reply;
 mod sending;
 mod ticket;
 mod tickets;
+mod volumes;
+mod watch;
 mod workers;
 
 pub use config::Config;
 pub use daemon::{Daemon, Error};
+pub use desk::{Desk, Settings};
+pub use refuse::Error as DeskError;
 pub use ticket::Tickets;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use sqlx::any::{AnyPoolOptions, AnyRow};
-use sqlx::{AnyPool, Executor, Row};
+use sqlx::{AnyConnection, AnyPool, Connection, Executor, Row};
 
 /// The section `[state]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -74,6 +74,7 @@ impl Store {
         };
         prepare(&path)?;
         sqlx::any::install_default_drivers();
+        check(&path).await?;
         let pool = AnyPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(ACQUIRE)
@@ -87,7 +88,6 @@ impl Store {
             .await
             .map_err(|error| refine(&path, error))?;
         let store = Self { pool, path };
-        store.check().await?;
         sqlx::migrate!("./migrations").run(&store.pool).await?;
         store.keep("instance_id", &uuid::Uuid::new_v4().to_string()).await.map_err(|error| match error {
             Error::Sql(error) => refine(&store.path, error),
@@ -128,18 +128,6 @@ impl Store {
                 .await?;
         }
         Ok(())
-    }
-
-    async fn check(&self) -> Result<(), Error> {
-        let row = sqlx::query("PRAGMA quick_check(1)")
-            .fetch_one(&self.pool)
-            .await
-            .map_err(|error| refine(&self.path, error))?;
-        let text: String = row.try_get(0)?;
-        match text.as_str() {
-            "ok" => Ok(()),
-            _ => Err(Error::Damaged { path: self.path.clone(), text }),
-        }
     }
 }
 
@@ -184,6 +172,23 @@ fn prepare(path: &Path) -> Result<(), Error> {
         file.set_permissions(permissions).map_err(failed)?;
     }
     Ok(())
+}
+
+/// By a connection of its own: the pool would try a broken file again and again, and say only that
+/// it ran out of time.
+async fn check(path: &Path) -> Result<(), Error> {
+    let checked = async {
+        let mut connection = AnyConnection::connect(&address(path)).await?;
+        connection.execute(PRAGMAS).await?;
+        let row = sqlx::query("PRAGMA quick_check(1)").fetch_one(&mut connection).await?;
+        let text: String = row.try_get(0)?;
+        connection.close().await?;
+        Ok(text)
+    };
+    match checked.await.map_err(|error| refine(path, error))?.as_str() {
+        "ok" => Ok(()),
+        text => Err(Error::Damaged { path: path.into(), text: text.to_owned() }),
+    }
 }
 
 fn address(path: &Path) -> String {

@@ -1,0 +1,112 @@
+//! Exports of stopped and detached images, through qemu-nbd: started, recognised, ended.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{Instant, sleep};
+
+use super::{Command, Error, RunError, Runner};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Beside a program that may hold the image for writing.
+    SharedRead,
+    Write,
+}
+
+/// Starts an export of a qcow2 on a unix socket; it answers when this returns.
+pub async fn start<R: Runner>(
+    runner: &R,
+    image: &Path,
+    access: Access,
+    socket: &Path,
+    pid: &Path,
+) -> Result<(), Error> {
+    match runner.run_ok(command(image, access, socket, pid, true)).await {
+        // tmpfs and some network file systems know no O_DIRECT
+        Err(RunError::Failed { stderr, .. }) if refuses_direct(&stderr) => {
+            runner.run_ok(command(image, access, socket, pid, false)).await.map(drop).map_err(Error::sorted)
+        }
+        other => other.map(drop).map_err(Error::sorted),
+    }
+}
+
+/// The pid of the export on that socket, if it is alive and truly is our program.
+pub fn alive(socket: &Path, pid_file: &Path) -> Option<Pid> {
+    let pid: i32 = std::fs::read_to_string(pid_file).ok()?.trim().parse().ok()?;
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut words = line.split(|byte| *byte == 0);
+    let ours = words.next().is_some_and(|program| program.ends_with(b"qemu-nbd"))
+        && words.any(|word| word == socket.as_os_str().as_encoded_bytes());
+    if ours { Pid::from_raw(pid) } else { None }
+}
+
+/// Ends an export: SIGTERM, on which qemu-nbd flushes and closes; SIGKILL after a deadline is an error
+/// to a writer, because nobody knows then what was flushed.
+pub async fn stop(socket: &Path, pid_file: &Path) -> Result<(), Error> {
+    let Some(pid) = alive(socket, pid_file) else { return Ok(()) };
+    let raw = pid.as_raw_nonzero().get();
+    let _ = kill_process(pid, Signal::TERM);
+    if gone(socket, pid_file, FLUSH).await {
+        return Ok(());
+    }
+    if alive(socket, pid_file) == Some(pid) {
+        let _ = kill_process(pid, Signal::KILL);
+        gone(socket, pid_file, KILL).await;
+    }
+    Err(Error::Stuck(raw))
+}
+
+async fn gone(socket: &Path, pid_file: &Path, within: Duration) -> bool {
+    let end = Instant::now() + within;
+    while Instant::now() < end {
+        if alive(socket, pid_file).is_none() {
+            return true;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    false
+}
+
+fn command(image: &Path, access: Access, socket: &Path, pid: &Path, direct: bool) -> Command {
+    let mut command =
+        Command::new("qemu-nbd").args(["--fork", "--persistent", "--shared=64", "--image-opts"]);
+    let mut options = String::from("driver=qcow2,");
+    match access {
+        Access::SharedRead => {
+            command = command.args(["--read-only", "--allocation-depth"]);
+            options.push_str("force-share=on,");
+        }
+        Access::Write => command = command.args(["--discard=unmap", "--detect-zeroes=unmap"]),
+    }
+    command = match (direct, access) {
+        (true, Access::Write) => command.args(["--cache=none", "--aio=native"]),
+        (true, Access::SharedRead) => command.arg("--cache=none"),
+        (false, _) => command.arg("--cache=writeback"),
+    };
+    options.push_str("file.driver=file,file.filename=");
+    options.push_str(&image.to_string_lossy().replace(',', ",,"));
+    command.arg("--socket").arg(socket).arg("--pid-file").arg(pid).arg(options)
+}
+
+fn refuses_direct(stderr: &str) -> bool {
+    stderr.contains("O_DIRECT") || stderr.contains("Invalid argument") || stderr.contains("aio")
+}
+
+/// A writer may have much to flush to slow storage.
+const FLUSH: Duration = Duration::from_secs(60);
+const KILL: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_in_a_name_do_not_become_options() {
+        let command =
+            command(Path::new("/p/a,b"), Access::SharedRead, Path::new("/s"), Path::new("/i"), true);
+        let last = command.args.last().expect("options");
+        assert_eq!(last, "driver=qcow2,force-share=on,file.driver=file,file.filename=/p/a,,b");
+    }
+}

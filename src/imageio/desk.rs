@@ -1,0 +1,111 @@
+//! What is open on this host: backups and exports, each under a lock of its own.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::records::{self, OpenBackup, OpenExport, Record};
+use super::refuse::Error;
+use crate::host::Runner;
+use crate::host::virsh::Virsh;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub libvirt_uri: String,
+    pub roots: Vec<PathBuf>,
+    pub nfs_root: PathBuf,
+    /// qemu itself makes files here: its user needs access.
+    pub scratch_dir: PathBuf,
+    /// Records, sockets and pid files; qemu makes the sockets of running instances here.
+    pub run_dir: PathBuf,
+    /// Bytes that stay free on the scratch directory's file system.
+    pub min_free: u64,
+}
+
+/// The host half of the control listener. A graceful [`Desk::close`] ends every job and export,
+/// because a daemon that is gone must not leave an instance with a backup job.
+pub struct Desk<R> {
+    pub(super) settings: Settings,
+    pub(super) runner: R,
+    pub(super) on_gone: Box<dyn Fn(&str) + Send + Sync>,
+    pub(super) backups: Mutex<HashMap<String, OpenBackup>>,
+    pub(super) exports: Mutex<HashMap<String, OpenExport>>,
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl<R: Runner> Desk<R> {
+    /// Adopts what still runs since the last start, and clears away what does not.
+    pub async fn open(
+        settings: Settings,
+        runner: R,
+        on_gone: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Result<Arc<Self>, Error> {
+        std::fs::create_dir_all(&settings.run_dir)?;
+        std::fs::create_dir_all(&settings.scratch_dir)?;
+        if settings.run_dir.as_os_str().len() > MAX_RUN_DIR {
+            return Err(Error::BadRequest("run_dir is too long for the path of a socket"));
+        }
+        let desk = Arc::new(Self {
+            settings,
+            runner,
+            on_gone: Box::new(on_gone),
+            backups: Mutex::default(),
+            exports: Mutex::default(),
+            locks: Mutex::default(),
+        });
+        for record in records::all(&desk.settings.run_dir)? {
+            match record {
+                Record::Backup(open) => desk.adopt_backup(open).await,
+                Record::Export(open) => desk.adopt_export(open).await,
+            }
+        }
+        Ok(desk)
+    }
+
+    pub async fn close(&self) {
+        let backups: Vec<_> = held(&self.backups).keys().cloned().collect();
+        for id in backups {
+            if let Err(error) = self.end_backup(&id).await {
+                tracing::warn!(backup = id, %error, "a backup did not end cleanly");
+            }
+        }
+        let exports: Vec<_> = held(&self.exports).keys().cloned().collect();
+        for id in exports {
+            if let Err(error) = self.end_export(&id, false).await {
+                tracing::warn!(export = id, %error, "an export did not end cleanly");
+            }
+        }
+    }
+
+    pub(super) fn virsh(&self) -> Virsh<'_, R> {
+        Virsh { runner: &self.runner, uri: &self.settings.libvirt_uri }
+    }
+
+    /// One at a time per key.
+    pub(super) async fn lock(&self, key: String) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = held(&self.locks);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(key).or_default())
+        };
+        lock.lock_owned().await
+    }
+}
+
+/// A poisoned map is still a map: its writers only insert and remove.
+pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ids become file names.
+pub(super) fn checked(id: &str) -> Result<(), Error> {
+    let fine = !id.is_empty()
+        && id.len() <= 64
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if fine { Ok(()) } else { Err(Error::BadRequest("an id has letters, digits and dashes")) }
+}
+
+/// 107 bytes of a socket's path, less our names.
+const MAX_RUN_DIR: usize = 76;

@@ -1,0 +1,140 @@
+//! Exports of detached volumes and stopped instances' disks: to read, to write, to replace the file.
+
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::sync::Arc;
+
+use super::Desk;
+use super::api::{Export, ExportEnd, ExportRequest, Mode};
+use super::desk::{checked, held};
+use super::pools;
+use super::records::{self, OpenExport, Record, Server};
+use super::refuse::Error;
+use crate::host::qemu_nbd::{self, Access};
+use crate::host::{Runner, qemu_img};
+
+impl<R: Runner> Desk<R> {
+    pub(super) async fn put_export(
+        self: &Arc<Self>,
+        id: &str,
+        request: ExportRequest,
+    ) -> Result<Export, Error> {
+        checked(id)?;
+        let _lock = self.lock(format!("export {id}")).await;
+        if let Some(open) = held(&self.exports).get(id) {
+            return match (&open.answer, open.request == request) {
+                (Some(answer), true) => Ok(answer.clone()),
+                _ => Err(Error::Conflict("the export is open for something else")),
+            };
+        }
+        let (mut files, size) = pools::chain(&self.settings, &self.runner, &request.volume).await?;
+        let target = files.swap_remove(0);
+        if request.mode != Mode::Read {
+            let taken = held(&self.exports).values().any(|open| open.target == target);
+            if taken {
+                return Err(Error::Conflict("the volume has another export"));
+            }
+        }
+        let upload = (request.mode == Mode::WriteFile)
+            .then(|| target.with_file_name(format!(".{}.upload", records::token())));
+        let mut open = OpenExport {
+            id: id.to_owned(),
+            server: Server::new(&self.settings.run_dir),
+            target,
+            upload,
+            answer: None,
+            request,
+        };
+        records::keep(&self.settings.run_dir, &Record::Export(open.clone()))?;
+        match self.start_export(&open, size).await {
+            Ok(answer) => {
+                open.answer = Some(answer.clone());
+                // in the map first: whatever runs can be ended
+                held(&self.exports).insert(id.to_owned(), open.clone());
+                records::keep(&self.settings.run_dir, &Record::Export(open))?;
+                Ok(answer)
+            }
+            Err(error) => {
+                self.clear_export(&open).await.ok();
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) async fn end_export(&self, id: &str, commit: bool) -> Result<ExportEnd, Error> {
+        checked(id)?;
+        let _lock = self.lock(format!("export {id}")).await;
+        let Some(open) = held(&self.exports).get(id).cloned() else { return Ok(ExportEnd { found: false }) };
+        if let Some(answer) = &open.answer {
+            (self.on_gone)(&answer.url);
+        }
+        let committed = match (&open.upload, commit) {
+            (Some(upload), true) => self.commit(&open, upload).await,
+            _ => Ok(()),
+        };
+        let cleared = self.clear_export(&open).await;
+        held(&self.exports).remove(id);
+        committed.and(cleared).map(|()| ExportEnd { found: true })
+    }
+
+    pub(super) async fn adopt_export(self: &Arc<Self>, open: OpenExport) {
+        let alive = match &open.upload {
+            Some(upload) => upload.exists(),
+            None => qemu_nbd::alive(&open.server.socket, &open.server.pid).is_some(),
+        };
+        if alive && open.answer.is_some() {
+            held(&self.exports).insert(open.id.clone(), open);
+        } else {
+            self.clear_export(&open).await.ok();
+        }
+    }
+
+    async fn start_export(&self, open: &OpenExport, size: u64) -> Result<Export, Error> {
+        let access = match (open.request.mode, &open.upload) {
+            (Mode::Read, _) => Access::SharedRead,
+            (Mode::Write, _) => Access::Write,
+            (Mode::WriteFile, None) => return Err(Error::BadRequest("no file to write")),
+            (Mode::WriteFile, Some(upload)) => {
+                let virtual_size =
+                    open.request.virtual_size.ok_or(Error::BadRequest("virtual_size is missing"))?;
+                let owner = std::fs::metadata(&open.target)?;
+                let file =
+                    File::options().write(true).create_new(true).mode(owner.mode() & 0o777).open(upload)?;
+                // not root: then the file has the right owner already, or none can be given
+                std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid())).ok();
+                return Ok(Export {
+                    id: open.id.clone(),
+                    size: most(virtual_size),
+                    url: format!("file://{}", upload.display()),
+                });
+            }
+        };
+        qemu_nbd::start(&self.runner, &open.target, access, &open.server.socket, &open.server.pid).await?;
+        Ok(Export { id: open.id.clone(), size, url: format!("nbd:unix:{}", open.server.socket.display()) })
+    }
+
+    async fn commit(&self, open: &OpenExport, upload: &std::path::Path) -> Result<(), Error> {
+        let size = open.request.virtual_size.ok_or(Error::BadRequest("virtual_size is missing"))?;
+        qemu_img::info(&self.runner, upload, "qcow2").await?.check_upload(size)?;
+        File::open(upload)?.sync_all()?;
+        std::fs::rename(upload, &open.target)?;
+        if let Some(directory) = open.target.parent() {
+            File::open(directory)?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    async fn clear_export(&self, open: &OpenExport) -> Result<(), Error> {
+        let stopped = open.server.stop().await;
+        if let Some(upload) = &open.upload {
+            records::discard(upload);
+        }
+        records::forget(&self.settings.run_dir, &Record::Export(open.clone()));
+        stopped
+    }
+}
+
+/// The most a qcow2 of that virtual size needs: data, tables (an eighth of a percent is ample), header.
+fn most(virtual_size: u64) -> u64 {
+    virtual_size.saturating_add(virtual_size / 512).saturating_add(16 << 20)
+}
