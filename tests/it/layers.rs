@@ -43,7 +43,8 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("sqlx", &["state/"]),
     ("reqwest", &["cloudstack/client.rs", "hostlink/", "client/"]),
     ("rcgen", &["pki.rs"]),
-    ("rustls", &["tls.rs", "serve.rs"]),
+    // outside of tls.rs only the type of a finished configuration
+    ("rustls", &["tls.rs", "serve.rs", "imageio/"]),
     ("axum", &["gateway/", "imageio/", "serve.rs", "simulator/"]),
     ("tokio::process", &["host/"]),
     ("std::process::Command", &["host/"]),
@@ -102,6 +103,17 @@ fn foreign_crates_stay_where_they_live() {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.into_iter().collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn tls_is_configured_in_one_place() {
+    let builders = ["ServerConfig::builder", "ClientConfig::builder", "default_provider()"];
+    let found: Vec<_> = sources()
+        .into_iter()
+        .filter(|(_, text)| builders.iter().any(|builder| text.contains(builder)))
+        .map(|(path, _)| path)
+        .collect();
+    assert_eq!(found, [PathBuf::from("tls.rs")]);
 }
 
 #[test]
