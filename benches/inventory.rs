@@ -22,7 +22,7 @@ impl Part {
         let mut child = command.spawn().expect("start");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("ready line");
-        let url = line.split_whitespace().nth(2).unwrap_or_else(|| panic!("not ready: {line:?}")).to_owned();
+        let url = line.split_whitespace().nth(2).expect("a ready line").to_owned();
         Self(child, url)
     }
 
