@@ -93,12 +93,16 @@ impl Tickets {
             return Err(Denied::TooMany);
         }
         let now = Instant::now();
+        // what runs on the old one goes on under the new one: a cancel must still find it
+        let old = table.remove(&ticket.uuid);
+        let (connections, operations, done) =
+            old.map(|old| (old.connections, old.operations, old.done)).unwrap_or_default();
         let entry = Entry {
             expires: later(now, ticket.timeout),
             canceled: false,
-            connections: HashMap::new(),
-            operations: HashMap::new(),
-            done: Union::default(),
+            connections,
+            operations,
+            done,
             last_active: now,
             ticket: Arc::new(ticket),
         };

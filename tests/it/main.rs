@@ -7,6 +7,7 @@ mod example;
 mod fake_cloudstack;
 mod golden;
 mod host;
+mod imageio;
 mod layers;
 mod mapped;
 mod sdk;
