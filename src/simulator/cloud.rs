@@ -1,0 +1,209 @@
+//! The cloud itself: the world under a lock, its sessions, and the jobs that change it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::domain::{self, Libvirt};
+use super::wire::{Params, Refusal};
+use super::world::{Account, Job, World, id, now};
+use super::{images, instances, volumes};
+
+pub struct Cloud {
+    world: Mutex<World>,
+    /// JSESSIONID → (account, sessionkey).
+    pub sessions: Mutex<HashMap<String, (String, String)>>,
+    pub dir: PathBuf,
+    pub libvirt: Option<Libvirt>,
+    pub latency: Duration,
+}
+
+impl Cloud {
+    pub fn new(world: World, dir: PathBuf, libvirt: Option<Libvirt>, latency: Duration) -> Arc<Self> {
+        Arc::new(Self { world: Mutex::new(world), sessions: Mutex::default(), dir, libvirt, latency })
+    }
+
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the world and keeps the change.
+    pub fn change<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
+        let mut world = self.world();
+        let result = change(&mut world);
+        if let Err(error) = world.save(&self.dir.join("state.json")) {
+            tracing::error!(%error, "the simulator's state could not be kept");
+        }
+        result
+    }
+
+    /// Checks an asynchronous command, makes its job, and answers at once.
+    pub fn submit(self: &Arc<Self>, caller: &Account, params: Params) -> Result<Value, Refusal> {
+        let (target, made) = self.change(|world| match instances::prepare(world, caller, &params)? {
+            Some(prepared) => Ok(prepared),
+            None => volumes::prepare(world, caller, &params),
+        })?;
+        let job = Job {
+            id: id(),
+            number: 0,
+            account: caller.name.clone(),
+            cmd: format!("org.apache.cloudstack.api.command.user.{}Cmd", capitalised(params.command())),
+            instance: target.clone(),
+            created: now(),
+            completed: None,
+            outcome: None,
+        };
+        let job_id = job.id.clone();
+        self.change(|world| {
+            let number = world.number();
+            world.jobs.insert(job.id.clone(), Job { number, ..job });
+            // a day's worth, as CloudStack keeps them
+            if world.jobs.len() > MAX_JOBS {
+                let oldest =
+                    world.jobs.values().filter(|job| job.outcome.is_some()).min_by_key(|job| job.number);
+                if let Some(id) = oldest.map(|job| job.id.clone()) {
+                    world.jobs.remove(&id);
+                }
+            }
+        });
+        let mut answer = json!({"jobid": job_id});
+        if made {
+            answer["id"] = target.as_ref().map(|(_, id)| id.clone()).into();
+        }
+        let (cloud, caller) = (self.clone(), caller.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(JOB_TIME).await;
+            let target = target.map(|(_, id)| id).unwrap_or_default();
+            let outcome = cloud.perform(&caller, &params, &target).await;
+            cloud.change(|world| {
+                if let Some(job) = world.jobs.get_mut(&job_id) {
+                    job.completed = Some(now());
+                    job.outcome = Some(outcome.map_err(|refusal| (refusal.code, refusal.text)));
+                }
+            });
+        });
+        Ok(answer)
+    }
+
+    async fn perform(&self, caller: &Account, params: &Params, target: &str) -> Result<Value, Refusal> {
+        match instances::perform(self, caller, params, target).await? {
+            Some(result) => Ok(result),
+            None => volumes::perform(self, caller, params, target).await,
+        }
+    }
+
+    /// Makes the file of an `Allocated` volume on a pool: a clone of its template, or an empty image.
+    pub async fn allocate(&self, volume_id: &str, pool: Option<String>) -> Result<(), Refusal> {
+        let internal =
+            |error: images::Error| Refusal::new(530, format!("Failed to create the volume: {error}"));
+        let plan = self.change(|world| {
+            let first = world.pools.first().map(|pool| pool.id.clone());
+            let volume = world.volumes.get_mut(volume_id)?;
+            if volume.path.is_some() {
+                return None;
+            }
+            volume.pool = volume.pool.clone().or(pool).or(first);
+            let name = volume.id.clone();
+            let volume = volume.clone();
+            let pool = world.pool(volume.pool.as_deref()?)?;
+            let template =
+                world.templates.iter().find(|template| volume.template.as_deref() == Some(&template.id));
+            let dir = PathBuf::from(&pool.dir);
+            Some((dir.join(&name), template.map(|template| dir.join(&template.file)), volume))
+        });
+        let Some((path, template, volume)) = plan else { return Ok(()) };
+        match template {
+            Some(template) => images::clone(&template, &path).await.map_err(internal)?,
+            None => images::empty(&path, volume.size).await.map_err(internal)?,
+        }
+        self.change(|world| {
+            if let Some(volume) = world.volumes.get_mut(volume_id) {
+                volume.path = Some(volume.id.clone());
+                volume.state = "Ready".into();
+            }
+        });
+        Ok(())
+    }
+
+    /// Starts an instance: files for its volumes, then its domain.
+    pub async fn power_on(&self, vm: &str) -> Result<(), Refusal> {
+        let volumes: Vec<String> = {
+            let world = self.world();
+            let volumes = world.volumes_of(vm);
+            if !volumes.iter().any(|volume| volume.device == Some(0)) {
+                return Err(Refusal::new(530, "Unable to start a VM due to no usable volumes found"));
+            }
+            volumes.iter().map(|volume| volume.id.clone()).collect()
+        };
+        for volume in &volumes {
+            self.allocate(volume, None).await?;
+        }
+        if let Some(libvirt) = &self.libvirt {
+            let xml = {
+                let world = self.world();
+                let vm =
+                    world.vms.get(vm).ok_or_else(|| Refusal::no_such("startVirtualMachine", "id", vm))?;
+                domain::xml(&world, vm)
+            };
+            libvirt.start(&xml, &self.dir, vm).await.map_err(|text| {
+                tracing::warn!(text, "a domain could not be created");
+                Refusal::new(
+                    530,
+                    "Unable to start a VM due to insufficient capacity: Unable to create a deployment",
+                )
+            })?;
+        }
+        self.change(|world| {
+            if let Some(vm) = world.vms.get_mut(vm) {
+                vm.state = "Running".into();
+                vm.ever_started = true;
+            }
+        });
+        Ok(())
+    }
+
+    pub async fn power_off(&self, vm: &str) -> Result<(), Refusal> {
+        if let Some(libvirt) = &self.libvirt {
+            libvirt
+                .destroy(vm)
+                .await
+                .map_err(|text| Refusal::new(530, format!("Failed to stop vm: {text}")))?;
+        }
+        self.change(|world| {
+            if let Some(vm) = world.vms.get_mut(vm) {
+                vm.state = "Stopped".into();
+            }
+        });
+        Ok(())
+    }
+
+    /// Notices domains that ended by themselves: without an event, as CloudStack does.
+    pub async fn look(&self) {
+        let Some(libvirt) = &self.libvirt else { return };
+        let Ok(running) = libvirt.running().await else { return };
+        let gone: Vec<String> = {
+            let world = self.world();
+            let lost = world.vms.values().filter(|vm| vm.state == "Running" && !running.contains(&vm.id));
+            lost.map(|vm| vm.id.clone()).collect()
+        };
+        for id in gone {
+            self.change(|world| {
+                if let Some(vm) = world.vms.get_mut(&id) {
+                    vm.state = "Stopped".into();
+                }
+            });
+        }
+    }
+}
+
+fn capitalised(command: &str) -> String {
+    let mut chars = command.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// How long a job takes at least: clients must wait for it.
+const JOB_TIME: Duration = Duration::from_millis(200);
+const MAX_JOBS: usize = 5000;

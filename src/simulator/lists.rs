@@ -1,0 +1,219 @@
+//! The list commands: what there is, cut down to what a caller sees and asks for, in pages.
+
+use serde_json::{Value, json};
+
+use super::apis;
+use super::rows::{VERSION, View};
+use super::wire::{Params, Refusal};
+use super::world::{Kind, World};
+
+/// The rows of a list command under their key; `None` for a command that is no list.
+pub fn rows(view: View<'_>, params: &Params) -> Result<Option<(&'static str, Vec<Value>)>, Refusal> {
+    let (world, caller) = (view.world, view.caller);
+    let rows = match params.command() {
+        "listApis" => {
+            let all = apis::listed(caller.kind);
+            let named = params
+                .text("name")
+                .map(|name| all.iter().filter(|api| api["name"] == name).cloned().collect());
+            return match named {
+                Some(Vec::<Value> { .. }) if named.as_ref().is_some_and(Vec::is_empty) => {
+                    Err(Refusal::new(530, "API does not exist or is not available"))
+                }
+                Some(found) => Ok(Some(("api", found))),
+                None => Ok(Some(("api", all))),
+            };
+        }
+        "listZones" => ("zone", vec![view.zone()]),
+        "listPods" => {
+            ("pod", vec![json!({"id": world.ids.pod, "name": "pod-sim1", "zoneid": world.ids.zone})])
+        }
+        "listClusters" => ("cluster", vec![view.cluster()]),
+        "listHosts" => ("host", vec![view.host()]),
+        "listStoragePools" => ("storagepool", world.pools.iter().map(|pool| view.pool(pool)).collect()),
+        "listImageStores" => ("imagestore", Vec::new()),
+        "listNetworks" => {
+            let seen = world
+                .networks
+                .iter()
+                .filter(|network| network.owner.as_deref().is_none_or(|owner| world.sees(caller, owner)));
+            ("network", seen.map(|network| view.network(network)).collect())
+        }
+        "listVirtualMachines" => ("virtualmachine", virtual_machines(view, params)?),
+        "listVolumes" => ("volume", volumes(view, params)?),
+        "listNics" => {
+            let vm = params.text("virtualmachineid").and_then(|id| world.vms.get(id));
+            let vm = vm.filter(|vm| world.sees(caller, &vm.account));
+            ("nic", vm.map(|vm| vm.nics.iter().map(|nic| view.nic(nic)).collect()).unwrap_or_default())
+        }
+        "listSnapshots" => ("snapshot", Vec::new()),
+        "listVMSnapshot" => ("vmSnapshot", Vec::new()),
+        "listProjects" => ("project", Vec::new()),
+        "listIsos" => ("iso", Vec::new()),
+        "listTags" => {
+            let tags = world.tags.iter().filter(|tag| world.sees(caller, &tag.account));
+            ("tag", tags.map(|tag| view.tag(tag)).collect())
+        }
+        "listServiceOfferings" => {
+            ("serviceoffering", world.offerings.iter().map(|row| view.offering(row)).collect())
+        }
+        "listDiskOfferings" => {
+            ("diskoffering", world.disk_offerings.iter().map(|row| view.disk_offering(row)).collect())
+        }
+        "listOsTypes" => {
+            let rows =
+                world.os_types.iter().map(|(id, name)| json!({"id": id, "name": name, "description": name}));
+            ("ostype", rows.collect())
+        }
+        "listTemplates" => match params.text("templatefilter") {
+            None => return Err(Refusal::missing(params.command(), "templatefilter")),
+            Some("all") if caller.kind == Kind::User => {
+                return Err(Refusal::new(431, "Filter all can be specified by root admin only"));
+            }
+            Some(_) => ("template", world.templates.iter().map(|template| view.template(template)).collect()),
+        },
+        "listUsers" => {
+            let users = world.accounts.iter().filter(|account| world.sees(caller, &account.name));
+            ("user", users.map(|account| view.user(account)).collect())
+        }
+        "listAccounts" => {
+            let seen = world.accounts.iter().filter(|account| world.sees(caller, &account.name));
+            ("account", seen.map(|account| view.account(account)).collect())
+        }
+        "listDomains" => {
+            let seen = world
+                .domains
+                .iter()
+                .filter(|domain| caller.kind == Kind::RootAdmin || domain.id == caller.domain);
+            let rows = seen.map(|domain| json!({"id": domain.id, "name": domain.name, "path": domain.path, "state": "Active"}));
+            ("domain", rows.collect())
+        }
+        "listEvents" => {
+            let seen =
+                |event: &&Value| event["account"].as_str().is_some_and(|owner| world.sees(caller, owner));
+            ("event", world.events.iter().rev().filter(seen).cloned().collect())
+        }
+        "listAsyncJobs" => {
+            let mut jobs: Vec<_> =
+                world.jobs.values().filter(|job| world.sees(caller, &job.account)).collect();
+            jobs.sort_by_key(|job| job.number);
+            ("asyncjobs", jobs.into_iter().map(|job| view.job(job)).collect())
+        }
+        _ => return Ok(None),
+    };
+    let (key, rows) = rows;
+    Ok(Some((key, filtered(rows, params, world)?)))
+}
+
+/// `listCapabilities`.
+pub fn capabilities() -> Value {
+    json!({"capability": {
+        "securitygroupsenabled": false, "dynamicrolesenabled": true, "cloudstackversion": VERSION,
+        "userpublictemplateenabled": true, "supportELB": "false", "projectinviterequired": false,
+        "allowusercreateprojects": true, "customdiskofferingminsize": 1, "customdiskofferingmaxsize": 1024,
+        "kvmsnapshotenabled": true, "allowuserviewdestroyedvm": false, "allowuserexpungerecovervm": false,
+        "allowuserexpungerecovervolume": true, "allowuserforcestopvm": true,
+    }})
+}
+
+fn virtual_machines(view: View<'_>, params: &Params) -> Result<Vec<Value>, Refusal> {
+    let (world, caller) = (view.world, view.caller);
+    if let Some(id) = params.text("id")
+        && !world.vms.contains_key(id)
+    {
+        return Err(Refusal::no_such("listVirtualMachines", "id", id));
+    }
+    let hidden = |state: &str| state == "Destroyed" && caller.kind != Kind::RootAdmin;
+    let mut seen: Vec<_> =
+        world.vms.values().filter(|vm| world.sees(caller, &vm.account) && !hidden(&vm.state)).collect();
+    seen.sort_by_key(|vm| vm.number);
+    // rows are made for those that pass the cheap filters only: a thousand rows cost
+    let wanted = params.text("id");
+    let name = params.text("name").map(str::to_lowercase);
+    let seen = seen.into_iter().filter(|vm| {
+        wanted.is_none_or(|id| vm.id == id)
+            && name.as_ref().is_none_or(|name| {
+                vm.name.to_lowercase().contains(name) || vm.display_name.to_lowercase().contains(name)
+            })
+    });
+    Ok(seen.map(|vm| view.vm(vm)).collect())
+}
+
+fn volumes(view: View<'_>, params: &Params) -> Result<Vec<Value>, Refusal> {
+    let (world, caller) = (view.world, view.caller);
+    if let Some(id) = params.text("id")
+        && !world.volumes.contains_key(id)
+    {
+        return Err(Refusal::no_such("listVolumes", "id", id));
+    }
+    let mut seen: Vec<_> =
+        world.volumes.values().filter(|volume| world.sees(caller, &volume.account)).collect();
+    seen.sort_by_key(|volume| std::cmp::Reverse(volume.number));
+    let (id, vm) = (params.text("id"), params.text("virtualmachineid"));
+    let seen = seen.into_iter().filter(|volume| {
+        id.is_none_or(|id| volume.id == id) && vm.is_none_or(|vm| volume.vm.as_deref() == Some(vm))
+    });
+    Ok(seen.map(|volume| view.volume(volume)).collect())
+}
+
+/// The filters that many lists share.
+fn filtered(rows: Vec<Value>, params: &Params, world: &World) -> Result<Vec<Value>, Refusal> {
+    let ids: Option<Vec<&str>> = params.text("ids").map(|ids| ids.split(',').collect());
+    let domain = params.text("domainid");
+    if let Some(id) = params.text("id")
+        && uuid::Uuid::try_parse(id).is_err()
+    {
+        return Err(Refusal::no_such(params.command(), "id", id));
+    }
+    let inside = |row: &Value| {
+        let Some(domain) = domain.and_then(|id| world.domain(id)) else { return domain.is_none() };
+        let path = row["domainpath"].as_str().unwrap_or_default();
+        path == domain.path || (params.flag("isrecursive") && path.starts_with(&format!("{}/", domain.path)))
+    };
+    let equal =
+        |row: &Value, name: &str, field: &str| params.text(name).is_none_or(|text| row[field] == text);
+    let lists_owners = matches!(params.command(), "listVirtualMachines" | "listVolumes" | "listTags");
+    let kept = rows.into_iter().filter(|row| {
+        ids.as_ref().is_none_or(|ids| ids.iter().any(|id| row["id"] == *id))
+            && (params.command() == "listVirtualMachines" || equal(row, "name", "name"))
+            && ["id", "state", "type", "resourcetype", "resourceid", "key", "value", "username"]
+                .iter()
+                .all(|name| params.command() == "listEvents" || equal(row, name, name))
+            && ["zoneid", "clusterid"].iter().all(|name| row.get(name).is_none() || equal(row, name, name))
+            && params.text("account").is_none_or(|account| !lists_owners || row["account"] == account)
+            && (!lists_owners || inside(row))
+    });
+    Ok(kept.collect())
+}
+
+/// One page, with the total; an empty list has neither count nor array.
+pub fn page(key: &str, rows: Vec<Value>, params: &Params) -> Result<Value, Refusal> {
+    let number = |name: &str| params.text(name).map(|text| text.parse::<usize>().ok());
+    let (page, size) = (number("page"), number("pagesize"));
+    let rows_total = rows.len();
+    let kept: Vec<Value> = match (page, size) {
+        (Some(_), None) => {
+            return Err(Refusal::new(431, "\"pagesize\" parameter is required when \"page\" is specified"));
+        }
+        (None, Some(_)) => {
+            return Err(Refusal::new(431, "\"page\" parameter is required when \"pagesize\" is specified"));
+        }
+        (_, Some(Some(size))) if size > MAX_PAGE => {
+            let text = format!("Page size can't exceed max allowed page size value: {MAX_PAGE}");
+            return Err(Refusal::new(431, text));
+        }
+        (Some(Some(page)), Some(Some(size))) if page > 0 && size > 0 => {
+            rows.into_iter().skip((page - 1) * size).take(size).collect()
+        }
+        (Some(_), Some(_)) => return Err(Refusal::new(431, "Invalid value for page or pagesize")),
+        (None, None) => rows.into_iter().take(if key == "api" { usize::MAX } else { MAX_PAGE }).collect(),
+    };
+    Ok(match (rows_total, kept.is_empty()) {
+        (0, _) => json!({}),
+        (total, true) => json!({"count": total}),
+        (total, false) => json!({"count": total, key: kept}),
+    })
+}
+
+/// `default.page.size`.
+const MAX_PAGE: usize = 500;

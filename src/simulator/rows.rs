@@ -1,0 +1,289 @@
+//! The rows of answers, with the fields the recordings have, and only those that a role may see.
+
+use serde_json::{Value, json};
+
+use super::world::{Account, Job, Kind, Nic, Vm, Volume, World};
+
+/// Whose eyes a row is made for.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    pub world: &'a World,
+    pub caller: &'a Account,
+}
+
+impl View<'_> {
+    fn full(&self) -> bool {
+        self.caller.kind == Kind::RootAdmin
+    }
+
+    fn owner(&self, name: &str, row: &mut Value) {
+        let account = self.world.account(name);
+        let domain = account.and_then(|account| self.world.domain(&account.domain));
+        row["account"] = name.into();
+        row["domainid"] = domain.map(|domain| domain.id.clone()).into();
+        row["domain"] = domain.map(|domain| domain.name.clone()).into();
+        row["domainpath"] = domain.map(|domain| domain.path.clone()).into();
+    }
+
+    fn tags(&self, kind: &str, id: &str) -> Vec<Value> {
+        let tags = self.world.tags.iter().filter(|tag| tag.kind == kind && tag.resource == id);
+        tags.map(|tag| self.tag(tag)).collect()
+    }
+
+    pub fn tag(&self, tag: &super::world::Tag) -> Value {
+        let mut row = json!({
+            "key": tag.key, "value": tag.value, "resourcetype": tag.kind, "resourceid": tag.resource,
+        });
+        self.owner(&tag.account, &mut row);
+        row
+    }
+
+    pub fn zone(&self) -> Value {
+        json!({
+            "id": self.world.ids.zone, "name": ZONE, "networktype": "Advanced", "securitygroupsenabled": false,
+            "allocationstate": "Enabled", "dhcpprovider": "VirtualRouter", "localstorageenabled": true, "tags": [],
+            "type": "Core", "hasannotations": false,
+        })
+    }
+
+    pub fn cluster(&self) -> Value {
+        json!({
+            "id": self.world.ids.cluster, "name": "cluster-sim1", "podid": self.world.ids.pod, "podname": POD,
+            "zoneid": self.world.ids.zone, "zonename": ZONE, "hypervisortype": "KVM", "clustertype": "CloudManaged",
+            "allocationstate": "Enabled", "managedstate": "Managed", "cpuovercommitratio": "1.0",
+            "memoryovercommitratio": "1.0", "arch": "x86_64",
+            "resourcedetails": {"memoryOvercommitRatio": "1.0", "cpuOvercommitRatio": "1.0"}, "hasannotations": false,
+        })
+    }
+
+    pub fn host(&self) -> Value {
+        json!({
+            "id": self.world.ids.host, "name": HOST, "state": "Up", "type": "Routing", "ipaddress": "127.0.0.1",
+            "zoneid": self.world.ids.zone, "zonename": ZONE, "podid": self.world.ids.pod, "podname": POD,
+            "version": VERSION, "hypervisor": "KVM", "cpusockets": 1, "cpunumber": 2, "cpuspeed": 2596,
+            "cpuallocated": "10.0%", "cpuused": "1.2%", "memorytotal": 24_202_760_192u64, "memoryallocated": 0,
+            "memoryused": 1_926_549_504u64, "capabilities": "hvm,snapshot", "clusterid": self.world.ids.cluster,
+            "clustername": "cluster-sim1", "clustertype": "CloudManaged", "islocalstorageactive": false,
+            "created": "2026-11-22T21:14:07+0000", "resourcestate": "Enabled", "hahost": false,
+            "details": {"Host.OS": "Debian GNU/Linux", "Host.OS.Version": "12", "secured": "false"},
+            "ueficapability": false, "encryptionsupported": false, "arch": "x86_64", "hasannotations": false,
+        })
+    }
+
+    pub fn pool(&self, pool: &super::world::Pool) -> Value {
+        json!({
+            "id": pool.id, "zoneid": self.world.ids.zone, "zonename": ZONE, "podid": self.world.ids.pod, "podname": POD,
+            "name": pool.name, "ipaddress": if pool.kind == "NetworkFilesystem" { "127.0.0.1" } else { "localhost" },
+            "path": pool.path, "created": "2026-11-22T21:15:11+0000", "type": pool.kind,
+            "clusterid": self.world.ids.cluster, "clustername": "cluster-sim1", "disksizetotal": 270_553_174_016u64,
+            "disksizeallocated": 0, "disksizeused": 14_541_398_016u64, "state": "Up", "scope": "CLUSTER",
+            "overprovisionfactor": "2.0", "hypervisor": "KVM", "provider": "DefaultPrimary", "managed": false,
+            "details": {}, "hasannotations": false,
+        })
+    }
+
+    pub fn network(&self, network: &super::world::Network) -> Value {
+        let mut row = json!({
+            "id": network.id, "name": network.name, "displaytext": network.name, "broadcastdomaintype": "Native",
+            "traffictype": "Guest", "gateway": "10.99.0.1", "netmask": "255.255.0.0", "cidr": "10.99.0.0/16",
+            "zoneid": self.world.ids.zone, "zonename": ZONE, "issystem": false, "state": "Setup",
+            "related": network.id, "type": if network.owner.is_some() { "Isolated" } else { "Shared" },
+            "acltype": if network.owner.is_some() { "Account" } else { "Domain" }, "subdomainaccess": true,
+            "service": [], "canusefordeploy": true, "ispersistent": false, "tags": [],
+            "created": "2026-11-22T21:29:13+0000", "hasannotations": false,
+        });
+        match &network.owner {
+            Some(owner) => self.owner(owner, &mut row),
+            None => {
+                let root = &self.world.domains[0];
+                (row["domainid"], row["domain"], row["domainpath"]) =
+                    (root.id.clone().into(), root.name.clone().into(), root.path.clone().into());
+            }
+        }
+        row
+    }
+
+    pub fn offering(&self, offering: &super::world::Offering) -> Value {
+        let mut row = json!({
+            "id": offering.id, "name": offering.name, "state": "Active", "displaytext": offering.name,
+            "cpuspeed": offering.mhz, "created": "2026-11-22T21:07:25+0000", "storagetype": "shared",
+            "provisioningtype": "thin", "offerha": false, "limitcpuuse": false, "isvolatile": false, "issystem": false,
+            "defaultuse": false, "iscustomized": offering.cpus.is_none(), "diskofferingstrictness": false,
+            "encryptroot": false, "hasannotations": false,
+        });
+        if let (Some(cpus), Some(memory)) = (offering.cpus, offering.memory) {
+            (row["cpunumber"], row["memory"]) = (cpus.into(), memory.into());
+        }
+        row
+    }
+
+    pub fn disk_offering(&self, offering: &super::world::DiskOffering) -> Value {
+        json!({
+            "id": offering.id, "name": offering.name, "state": "Active", "displaytext": offering.name,
+            "disksize": offering.size.unwrap_or(0), "created": "2026-11-22T21:07:25+0000",
+            "iscustomized": offering.size.is_none(), "storagetype": "shared", "provisioningtype": "thin",
+            "displayoffering": true, "disksizestrictness": false, "encrypt": false, "hasannotations": false,
+        })
+    }
+
+    pub fn template(&self, template: &super::world::Template) -> Value {
+        let root = &self.world.domains[0];
+        json!({
+            "id": template.id, "name": template.name, "displaytext": "a guest that writes", "ispublic": true,
+            "created": "2026-11-22T21:16:21+0000", "isready": true, "passwordenabled": false, "format": "QCOW2",
+            "isfeatured": true, "crossZones": false, "ostypeid": template.os_type,
+            "ostypename": self.os_type(&template.os_type), "account": "system", "zoneid": self.world.ids.zone,
+            "zonename": ZONE, "status": "Download Complete", "size": template.size, "templatetype": "USER",
+            "hypervisor": "KVM", "domain": root.name, "domainpath": root.path, "domainid": root.id,
+            "isextractable": false, "details": {}, "arch": "x86_64", "tags": [], "hasannotations": false,
+        })
+    }
+
+    fn os_type(&self, id: &str) -> Option<&str> {
+        self.world.os_types.iter().find(|(known, _)| known == id).map(|(_, name)| name.as_str())
+    }
+
+    pub fn user(&self, account: &Account) -> Value {
+        let (number, role) = match account.kind {
+            Kind::User => (0, "User"),
+            Kind::RootAdmin => (1, "Admin"),
+            Kind::DomainAdmin => (2, "DomainAdmin"),
+        };
+        let mut row = json!({
+            "id": account.user_id, "username": account.name, "firstname": account.name, "lastname": "Sim",
+            "email": format!("{}@example.org", account.name), "created": "2026-11-22T21:01:11+0000",
+            "state": if account.failed_logins >= MAX_FAILED { "disabled" } else { "enabled" }, "accounttype": number,
+            "usersource": "native", "roletype": role, "rolename": account.role, "apikey": account.api_key,
+            "accountid": account.id, "is2faenabled": false,
+        });
+        self.owner(&account.name, &mut row);
+        row
+    }
+
+    pub fn account(&self, account: &Account) -> Value {
+        let user = self.user(account);
+        json!({
+            "id": account.id, "name": account.name, "accounttype": user["accounttype"], "roletype": user["roletype"],
+            "rolename": account.role, "domainid": user["domainid"], "domain": user["domain"],
+            "domainpath": user["domainpath"], "state": "enabled", "user": [user],
+        })
+    }
+
+    pub fn nic(&self, nic: &Nic) -> Value {
+        let network = self.world.networks.iter().find(|network| network.id == nic.network);
+        json!({
+            "id": nic.id, "networkid": nic.network, "networkname": network.map(|network| network.name.clone()),
+            "netmask": "255.255.0.0", "gateway": "10.99.0.1", "ipaddress": nic.ip, "isolationuri": "vlan://untagged",
+            "broadcasturi": "vlan://untagged", "traffictype": "Guest", "type": "Shared", "isdefault": nic.default,
+            "macaddress": nic.mac, "secondaryip": [], "extradhcpoption": [], "deviceid": nic.device.to_string(),
+        })
+    }
+
+    pub fn vm(&self, vm: &Vm) -> Value {
+        let template = self.world.templates.iter().find(|template| template.id == vm.template);
+        let offering = self.world.offerings.iter().find(|offering| offering.id == vm.offering);
+        let owner = self.world.account(&vm.account);
+        let boot = vm.boot.clone().unwrap_or(("Bios".into(), "legacy".into()));
+        let mut row = json!({
+            "id": vm.id, "name": vm.name, "displayname": vm.display_name,
+            "userid": owner.map(|owner| owner.user_id.clone()), "username": vm.account, "created": vm.created,
+            "state": vm.state, "haenable": false, "zoneid": self.world.ids.zone, "zonename": ZONE,
+            "templateid": vm.template, "templatename": template.map(|template| template.name.clone()),
+            "templateformat": "QCOW2", "passwordenabled": false, "serviceofferingid": vm.offering,
+            "serviceofferingname": offering.map(|offering| offering.name.clone()), "cpunumber": vm.cpus,
+            "cpuspeed": vm.mhz, "memory": vm.memory, "guestosid": vm.os_type, "ostypeid": vm.os_type,
+            "osdisplayname": self.os_type(&vm.os_type), "rootdeviceid": 0, "rootdevicetype": "ROOT",
+            "securitygroup": [], "nic": vm.nics.iter().map(|nic| self.nic(nic)).collect::<Vec<_>>(),
+            "hypervisor": "KVM", "details": vm.details, "readonlydetails": "dataDiskController, rootDiskController",
+            "affinitygroup": [], "isdynamicallyscalable": false, "deleteprotection": false, "bootmode": boot.1,
+            "boottype": boot.0, "receivedbytes": 0, "sentbytes": 0, "tags": self.tags("UserVm", &vm.id),
+            "hasannotations": false,
+        });
+        self.owner(&vm.account, &mut row);
+        if self.full() {
+            row["instancename"] = self.world.instance_name(vm).into();
+            row["displayvm"] = true.into();
+            row["arch"] = "x86_64".into();
+            if vm.state == "Running" {
+                (row["hostid"], row["hostname"]) = (self.world.ids.host.clone().into(), HOST.into());
+            }
+        }
+        row
+    }
+
+    pub fn volume(&self, volume: &Volume) -> Value {
+        let vm = volume.vm.as_ref().and_then(|id| self.world.vms.get(id));
+        let mut row = json!({
+            "id": volume.id, "name": volume.name, "zoneid": self.world.ids.zone, "zonename": ZONE,
+            "type": if volume.root { "ROOT" } else { "DATADISK" }, "provisioningtype": "thin", "size": volume.size,
+            "created": volume.created, "state": volume.state, "destroyed": volume.state == "Destroy",
+            "isextractable": true, "quiescevm": false, "supportsstoragesnapshot": false, "deleteprotection": false,
+            "tags": self.tags("Volume", &volume.id), "hasannotations": false,
+        });
+        self.owner(&volume.account, &mut row);
+        if let Some(vm) = vm {
+            (row["virtualmachineid"], row["vmname"]) = (vm.id.clone().into(), vm.name.clone().into());
+            (row["vmdisplayname"], row["vmstate"]) =
+                (vm.display_name.clone().into(), vm.state.clone().into());
+            row["deviceid"] = volume.device.into();
+        }
+        if let Some(template) = &volume.template {
+            row["templateid"] = template.clone().into();
+        }
+        if volume.root {
+            // CloudStack shows the number of its row here
+            row["serviceofferingid"] = "13".into();
+        } else if let Some(offering) = &volume.offering {
+            let name = self.world.disk_offerings.iter().find(|known| known.id == *offering);
+            row["diskofferingid"] = offering.clone().into();
+            row["diskofferingname"] = name.map(|offering| offering.name.clone()).into();
+        }
+        if self.full() {
+            row["displayvolume"] = true.into();
+            if let Some(pool) =
+                volume.pool.as_deref().and_then(|id| self.world.pool(id)).filter(|_| volume.path.is_some())
+            {
+                (row["storage"], row["storageid"]) = (pool.name.clone().into(), pool.id.clone().into());
+                (row["storagetype"], row["hypervisor"]) = ("shared".into(), "KVM".into());
+                row["path"] = volume.path.clone().into();
+                (row["clusterid"], row["clustername"]) =
+                    (self.world.ids.cluster.clone().into(), "cluster-sim1".into());
+                (row["podid"], row["podname"]) = (self.world.ids.pod.clone().into(), POD.into());
+            }
+        }
+        row
+    }
+
+    pub fn job(&self, job: &Job) -> Value {
+        let account = self.world.account(&job.account);
+        let domain = account.and_then(|account| self.world.domain(&account.domain));
+        let mut row = json!({
+            "accountid": account.map(|account| account.id.clone()), "account": job.account,
+            "domainid": domain.map(|domain| domain.id.clone()), "domainpath": domain.map(|domain| domain.path.clone()),
+            "userid": account.map(|account| account.user_id.clone()), "cmd": job.cmd, "jobprocstatus": 0,
+            "jobresultcode": 0, "created": job.created, "jobid": job.id, "jobstatus": 0,
+        });
+        if let Some((kind, id)) = &job.instance {
+            (row["jobinstancetype"], row["jobinstanceid"]) = (kind.clone().into(), id.clone().into());
+        }
+        if let Some(outcome) = &job.outcome {
+            row["jobresulttype"] = "object".into();
+            row["completed"] = job.completed.clone().into();
+            match outcome {
+                Ok(result) => (row["jobstatus"], row["jobresult"]) = (1.into(), result.clone()),
+                Err((code, text)) => {
+                    (row["jobstatus"], row["jobresultcode"]) = (2.into(), (*code).into());
+                    row["jobresult"] = json!({"errorcode": code, "errortext": text});
+                }
+            }
+        }
+        row
+    }
+}
+
+/// After so many wrong passwords a user is disabled.
+pub const MAX_FAILED: u32 = 5;
+pub const VERSION: &str = "4.22.0.0";
+const ZONE: &str = "sim1";
+const POD: &str = "pod-sim1";
+const HOST: &str = "simhost1";

@@ -1,0 +1,178 @@
+//! The first state: two tenants, two administrators, one zone, and some instances.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::images::TEMPLATE_SIZE;
+use super::world::{
+    Account, DiskOffering, Domain, Ids, Kind, Network, Nic, Offering, Pool, Template, Vm, Volume, World, id,
+    now,
+};
+
+/// A new world below `dir`, with so many instances. Files are made later.
+pub fn world(dir: &Path, instances: usize) -> World {
+    let domains = ["ROOT", "acme", "globex"].map(|name| Domain {
+        id: id(),
+        name: name.to_owned(),
+        path: if name == "ROOT" { name.to_owned() } else { format!("ROOT/{name}") },
+    });
+    let account = |number: u64, name: &str, domain: usize, kind: Kind, role: &str| Account {
+        id: id(),
+        user_id: id(),
+        name: name.to_owned(),
+        domain: domains[domain].id.clone(),
+        kind,
+        role: role.to_owned(),
+        password: "password".to_owned(),
+        api_key: key(),
+        secret_key: key(),
+        failed_logins: 0,
+        number,
+    };
+    let accounts = vec![
+        account(2, "admin", 0, Kind::RootAdmin, "Root Admin"),
+        account(3, "gateway", 0, Kind::RootAdmin, "oVirt gateway"),
+        account(4, "alice", 1, Kind::User, "User"),
+        account(5, "bob", 2, Kind::User, "User"),
+        account(6, "carol", 1, Kind::DomainAdmin, "Domain Admin"),
+    ];
+    let nfs = id();
+    let pools = vec![
+        Pool {
+            name: "nfs1".into(),
+            kind: "NetworkFilesystem".into(),
+            path: "/export/nfs1".into(),
+            dir: dir.join("mnt").join(&nfs).display().to_string(),
+            id: nfs,
+        },
+        Pool {
+            id: id(),
+            name: "smp1".into(),
+            kind: "SharedMountPoint".into(),
+            path: dir.join("smp1").display().to_string(),
+            dir: dir.join("smp1").display().to_string(),
+        },
+    ];
+    let os_types: Vec<_> =
+        ["Debian GNU/Linux 12 (64-bit)", "Other Linux (64-bit)", "Windows Server 2022 (64-bit)"]
+            .map(|name| (id(), name.to_owned()))
+            .into();
+    let template = Template {
+        id: id(),
+        name: "writer".into(),
+        size: TEMPLATE_SIZE,
+        os_type: os_types[0].0.clone(),
+        file: id(),
+    };
+    let offering =
+        |name: &str, cpus, memory| Offering { id: id(), name: name.to_owned(), cpus, mhz: 500, memory };
+    let mut world = World {
+        ids: Ids { zone: id(), pod: id(), cluster: id(), host: id(), management: id() },
+        domains: domains.into(),
+        accounts,
+        pools,
+        templates: vec![template],
+        offerings: vec![offering("Tiny", Some(1), Some(128)), offering("Custom", None, None)],
+        disk_offerings: vec![
+            DiskOffering { id: id(), name: "Custom".into(), size: None },
+            DiskOffering { id: id(), name: "Small".into(), size: Some(5) },
+        ],
+        networks: vec![Network { id: id(), name: "shared1".into(), owner: None }],
+        os_types,
+        vms: BTreeMap::new(),
+        volumes: BTreeMap::new(),
+        tags: Vec::new(),
+        jobs: BTreeMap::new(),
+        events: Vec::new(),
+        next: 10,
+    };
+    for index in 0..instances {
+        instance(&mut world, index);
+    }
+    world
+}
+
+/// The first one shall run, the third is the other tenant's; all but these three have no files yet.
+fn instance(world: &mut World, index: usize) {
+    let owner = if index == 2 { "bob" } else { "alice" };
+    let name = match index {
+        0 => "writer".to_owned(),
+        1 => "web".to_owned(),
+        2 => "globex-db".to_owned(),
+        index => format!("vm-{index:05}"),
+    };
+    let number = world.number();
+    let vm = Vm {
+        id: id(),
+        number,
+        display_name: format!("{name} of {owner}"),
+        name,
+        account: owner.to_owned(),
+        state: "Stopped".into(),
+        offering: world.offerings[0].id.clone(),
+        cpus: 1,
+        mhz: 500,
+        memory: 128,
+        template: world.templates[0].id.clone(),
+        os_type: world.os_types[0].0.clone(),
+        created: now(),
+        nics: vec![nic(world, &world.networks[0].id, number, 0)],
+        details: BTreeMap::new(),
+        boot: None,
+        ever_started: index < 3,
+    };
+    for device in 0..=u32::from(index < 3) {
+        let number = world.number();
+        let root = device == 0;
+        let volume = Volume {
+            id: id(),
+            number,
+            name: if root { format!("ROOT-{}", vm.number) } else { format!("data-{}", vm.number) },
+            root,
+            account: owner.to_owned(),
+            size: if root { TEMPLATE_SIZE } else { DATA_SIZE },
+            state: "Allocated".into(),
+            device: Some(device),
+            vm: Some(vm.id.clone()),
+            // filled in when the file is made
+            pool: (index < 3).then(|| world.pools[device as usize].id.clone()),
+            path: None,
+            offering: (!root).then(|| world.disk_offerings[0].id.clone()),
+            template: root.then(|| vm.template.clone()),
+            created: now(),
+        };
+        world.volumes.insert(volume.id.clone(), volume);
+    }
+    world.vms.insert(vm.id.clone(), vm);
+}
+
+/// A card with the next address of a network.
+pub fn nic(world: &World, network: &str, number: u64, device: u32) -> Nic {
+    let used = world.vms.values().map(|vm| vm.nics.len()).sum::<usize>() + 10;
+    Nic {
+        id: id(),
+        network: network.to_owned(),
+        mac: format!(
+            "02:01:{:02x}:{:02x}:{:02x}:{:02x}",
+            number >> 16 & 255,
+            number >> 8 & 255,
+            number & 255,
+            device
+        ),
+        ip: format!("10.99.{}.{}", used / 250 % 250, used % 250 + 2),
+        default: device == 0,
+        device,
+    }
+}
+
+/// 64 random bytes in base64: the look of CloudStack's keys.
+pub fn key() -> String {
+    let bytes: Vec<u8> = (0..4).flat_map(|_| *uuid::Uuid::new_v4().as_bytes()).collect();
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The second disk of the first instances.
+const DATA_SIZE: u64 = 64 << 20;

@@ -1,0 +1,292 @@
+//! Commands on volumes: first what is checked at once, then what a job does.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::cloud::Cloud;
+use super::images;
+use super::instances::{Prepared, owned as owned_vm};
+use super::rows::View;
+use super::wire::{Params, Refusal};
+use super::world::{Account, Kind, Volume, World, id, now};
+
+/// Checks that a command can be taken.
+pub fn prepare(world: &mut World, caller: &Account, params: &Params) -> Result<Prepared, Refusal> {
+    let command = params.command().to_owned();
+    let about = |id: String, made| Ok((Some(("Volume".to_owned(), id)), made));
+    match command.as_str() {
+        "createVolume" => about(create(world, caller, params)?, true),
+        "attachVolume" => {
+            owned_vm(world, caller, &command, "virtualmachineid", params)?;
+            about(owned(world, caller, &command, params)?, false)
+        }
+        "detachVolume" if params.text("id").is_none() => {
+            let vm = owned_vm(world, caller, &command, "virtualmachineid", params)?;
+            let device = params.text("deviceid").and_then(|text| text.parse().ok());
+            let found = world.volumes_of(&vm).into_iter().find(|volume| volume.device == device);
+            about(
+                found.map(|volume| volume.id.clone()).ok_or_else(|| Refusal::missing(&command, "id"))?,
+                false,
+            )
+        }
+        "detachVolume" | "destroyVolume" | "resizeVolume" | "updateVolume" | "extractVolume" => {
+            about(owned(world, caller, &command, params)?, false)
+        }
+        "importVolume" => Ok((None, false)),
+        other => Err(Refusal::new(530, format!("{other} is not simulated"))),
+    }
+}
+
+/// The id of a volume that the caller may change.
+pub fn owned(world: &World, caller: &Account, command: &str, params: &Params) -> Result<String, Refusal> {
+    let id = params.text("id").ok_or_else(|| Refusal::missing(command, "id"))?;
+    let volume = world.volumes.get(id).ok_or_else(|| Refusal::no_such(command, "id", id))?;
+    match world.sees(caller, &volume.account) {
+        true => Ok(id.to_owned()),
+        false => Err(Refusal::foreign()),
+    }
+}
+
+fn create(world: &mut World, caller: &Account, params: &Params) -> Result<String, Refusal> {
+    let command = "createVolume";
+    let owner = params.text("account").unwrap_or(&caller.name).to_owned();
+    if !world.sees(caller, &owner) {
+        return Err(Refusal::foreign());
+    }
+    if params.text("customid").is_some() && caller.kind != Kind::RootAdmin {
+        return Err(Refusal::new(
+            531,
+            "Please check your permissions, you are not allowed to create/update custom id",
+        ));
+    }
+    let offering =
+        params.text("diskofferingid").ok_or_else(|| Refusal::missing(command, "diskofferingid"))?;
+    let found = world.disk_offerings.iter().find(|row| row.id == offering).cloned();
+    let offering = found.ok_or_else(|| Refusal::no_such(command, "diskofferingid", offering))?;
+    let given = params.text("size").map(|text| text.parse::<u64>().ok());
+    let gib = match (offering.size, given) {
+        (Some(fixed), None) => fixed,
+        (None, Some(Some(gib))) if gib > 0 => gib,
+        (Some(_), Some(_)) => {
+            return Err(Refusal::new(431, "This disk offering does not allow custom size"));
+        }
+        _ => return Err(Refusal::new(431, "This disk offering requires a custom size specified")),
+    };
+    let volume = Volume {
+        id: params.text("customid").map_or_else(id, str::to_owned),
+        number: world.number(),
+        name: params.text("name").unwrap_or("DATA").to_owned(),
+        root: false,
+        account: owner.clone(),
+        size: gib << 30,
+        state: "Allocated".into(),
+        device: None,
+        vm: None,
+        pool: None,
+        path: None,
+        offering: Some(offering.id),
+        template: None,
+        created: now(),
+    };
+    let made = volume.id.clone();
+    world.volumes.insert(made.clone(), volume);
+    world.event(
+        "VOLUME.CREATE",
+        &owner,
+        ("Volume", &made),
+        "Successfully created entity for creating volume",
+    );
+    Ok(made)
+}
+
+/// What a job does.
+pub async fn perform(cloud: &Cloud, caller: &Account, params: &Params, id: &str) -> Result<Value, Refusal> {
+    let mut id = id.to_owned();
+    match params.command() {
+        "createVolume" => {}
+        "attachVolume" => attach(cloud, params, &id).await?,
+        "detachVolume" => detach(cloud, &id)?,
+        "destroyVolume" => {
+            delete(cloud, &id)?;
+            return Ok(json!({"volume": {"id": id, "state": "Expunged"}}));
+        }
+        "resizeVolume" => resize(cloud, params, &id).await?,
+        "updateVolume" => id = update(cloud, params, &id)?,
+        "importVolume" => id = import(cloud, params).await?,
+        other => return Err(Refusal::new(530, format!("{other} is not simulated"))),
+    }
+    let world = cloud.world();
+    let row = world.volumes.get(&id).map(|volume| View { world: &world, caller }.volume(volume));
+    Ok(json!({"volume": row}))
+}
+
+/// A volume without a file gets one only where the instance has a Ready one already.
+async fn attach(cloud: &Cloud, params: &Params, id: &str) -> Result<(), Refusal> {
+    let vm_id = params.text("virtualmachineid").unwrap_or_default().to_owned();
+    let pool = cloud.change(|world| {
+        let attached: Vec<Volume> = world.volumes_of(&vm_id).into_iter().cloned().collect();
+        let vm = world.vms.get(&vm_id).cloned();
+        let vm = vm.ok_or_else(|| Refusal::no_such("attachVolume", "virtualmachineid", &vm_id))?;
+        let volume = world.volumes.get_mut(id).ok_or_else(|| Refusal::no_such("attachVolume", "id", id))?;
+        if volume.vm.is_some() {
+            return Err(Refusal::new(431, "Please specify a volume that is not attached to any VM."));
+        }
+        if volume.account != vm.account {
+            return Err(Refusal::new(530, Refusal::foreign().text));
+        }
+        let used: Vec<u32> = attached.iter().filter_map(|volume| volume.device).collect();
+        let device = match params.text("deviceid").map(|text| text.parse::<u32>().ok()) {
+            Some(Some(3)) => return Err(Refusal::new(431, "deviceId 3 is reserved for CD-ROM")),
+            Some(Some(0)) if vm.state != "Stopped" => {
+                return Err(Refusal::new(431, "The root disk can be attached to a stopped VM only"));
+            }
+            Some(Some(device)) if used.contains(&device) => {
+                return Err(Refusal::new(431, format!("deviceId {device} is used by vm {vm_id}")));
+            }
+            Some(Some(device)) => device,
+            Some(None) => return Err(Refusal::new(431, "deviceId is no number")),
+            None => (1..).find(|device| *device != 3 && !used.contains(device)).unwrap_or(1),
+        };
+        if vm.state == "Running" {
+            return Err(Refusal::new(530, "hot attach is not simulated"));
+        }
+        volume.vm = Some(vm_id.clone());
+        volume.device = Some(device);
+        volume.root = device == 0;
+        let account = volume.account.clone();
+        world.event("VOLUME.ATTACH", &account, ("Volume", id), "Successfully completed attaching volume");
+        let ready = attached.iter().find(|volume| volume.state == "Ready" && volume.path.is_some());
+        Ok(ready.and_then(|volume| volume.pool.clone()))
+    })?;
+    match pool {
+        Some(pool) => cloud.allocate(id, Some(pool)).await,
+        None => Ok(()),
+    }
+}
+
+fn detach(cloud: &Cloud, id: &str) -> Result<(), Refusal> {
+    cloud.change(|world| {
+        let volume =
+            world.volumes.get(id).cloned().ok_or_else(|| Refusal::no_such("detachVolume", "id", id))?;
+        let Some(vm) = volume.vm.as_ref().and_then(|vm| world.vms.get(vm)) else {
+            return Err(Refusal::new(431, "The specified volume is not attached to a VM."));
+        };
+        if vm.state == "Running" {
+            return Err(Refusal::new(530, "hot detach is not simulated"));
+        }
+        if let Some(volume) = world.volumes.get_mut(id) {
+            (volume.vm, volume.device, volume.root) = (None, None, false);
+        }
+        Ok(())
+    })
+}
+
+/// `deleteVolume`: refused while attached.
+pub fn delete(cloud: &Cloud, id: &str) -> Result<(), Refusal> {
+    let file = cloud.change(|world| {
+        let volume =
+            world.volumes.get(id).cloned().ok_or_else(|| Refusal::no_such("deleteVolume", "id", id))?;
+        if volume.vm.is_some() {
+            return Err(Refusal::new(431, "Please specify a volume that is not attached to any VM."));
+        }
+        world.volumes.remove(id);
+        Ok(world.file(&volume))
+    })?;
+    if let Some(file) = file {
+        let _ = std::fs::remove_file(file);
+    }
+    Ok(())
+}
+
+async fn resize(cloud: &Cloud, params: &Params, id: &str) -> Result<(), Refusal> {
+    let size = params.text("size").and_then(|text| text.parse::<u64>().ok());
+    let size = size.ok_or_else(|| Refusal::missing("resizeVolume", "size"))? << 30;
+    let file = {
+        let world = cloud.world();
+        let volume = world.volumes.get(id).ok_or_else(|| Refusal::no_such("resizeVolume", "id", id))?;
+        if size < volume.size {
+            return Err(Refusal::new(432, "Unable to shrink volumes of type QCOW2"));
+        }
+        world.file(volume)
+    };
+    if let Some(file) = file {
+        images::resize(&file, size).await.map_err(|error| Refusal::new(530, error.to_string()))?;
+    }
+    cloud.change(|world| {
+        if let Some(volume) = world.volumes.get_mut(id) {
+            volume.size = size;
+        }
+    });
+    Ok(())
+}
+
+/// The raw edit of a row that recipe G uses; answers the volume's id, which may be new.
+fn update(cloud: &Cloud, params: &Params, id: &str) -> Result<String, Refusal> {
+    cloud.change(|world| {
+        if let Some(pool) = params.text("storageid")
+            && world.pool(pool).is_none()
+        {
+            return Err(Refusal::no_such("updateVolume", "storageid", pool));
+        }
+        let Some(mut volume) = world.volumes.remove(id) else {
+            return Err(Refusal::no_such("updateVolume", "id", id));
+        };
+        if let Some(path) = params.text("path") {
+            volume.path = Some(path.to_owned());
+        }
+        if let Some(pool) = params.text("storageid") {
+            volume.pool = Some(pool.to_owned());
+        }
+        if let Some(state) = params.text("state") {
+            volume.state = state.to_owned();
+        }
+        if let Some(name) = params.text("name") {
+            volume.name = name.to_owned();
+        }
+        if let Some(custom) = params.text("customid").filter(|custom| !world.volumes.contains_key(*custom)) {
+            volume.id = custom.to_owned();
+        }
+        let id = volume.id.clone();
+        world.volumes.insert(id.clone(), volume);
+        Ok(id)
+    })
+}
+
+async fn import(cloud: &Cloud, params: &Params) -> Result<String, Refusal> {
+    let required = |name: &str| {
+        params.text(name).map(str::to_owned).ok_or_else(|| Refusal::missing("importVolume", name))
+    };
+    let (path, pool_id) = (required("path")?, required("storageid")?);
+    let pool = cloud.world().pool(&pool_id).cloned();
+    let pool = pool.ok_or_else(|| Refusal::no_such("importVolume", "storageid", &pool_id))?;
+    if pool.kind == "SharedMountPoint" {
+        return Err(Refusal::new(530, "Importing volume is not supported on storage type SharedMountPoint"));
+    }
+    let file = Path::new(&pool.dir).join(&path);
+    let size = images::virtual_size(&file)
+        .await
+        .map_err(|_| Refusal::new(530, "Cannot find volume on storage pool"))?;
+    let account = required("account")?;
+    cloud.change(|world| {
+        let volume = Volume {
+            id: id(),
+            number: world.number(),
+            name: params.text("name").unwrap_or(&path).to_owned(),
+            root: false,
+            account,
+            size,
+            state: "Ready".into(),
+            device: None,
+            vm: None,
+            pool: Some(pool_id),
+            path: Some(path),
+            offering: params.text("diskofferingid").map(str::to_owned),
+            template: None,
+            created: now(),
+        };
+        let made = volume.id.clone();
+        world.volumes.insert(made.clone(), volume);
+        Ok(made)
+    })
+}

@@ -1,0 +1,278 @@
+//! What there is: accounts, infrastructure, instances, volumes, jobs. One value, kept in one file.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct World {
+    pub ids: Ids,
+    pub domains: Vec<Domain>,
+    pub accounts: Vec<Account>,
+    pub pools: Vec<Pool>,
+    pub templates: Vec<Template>,
+    pub offerings: Vec<Offering>,
+    pub disk_offerings: Vec<DiskOffering>,
+    pub networks: Vec<Network>,
+    pub os_types: Vec<(String, String)>,
+    pub vms: BTreeMap<String, Vm>,
+    pub volumes: BTreeMap<String, Volume>,
+    pub tags: Vec<Tag>,
+    pub jobs: BTreeMap<String, Job>,
+    pub events: Vec<Value>,
+    /// CloudStack's database ids: they order lists and name instances.
+    pub next: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ids {
+    pub zone: String,
+    pub pod: String,
+    pub cluster: String,
+    pub host: String,
+    pub management: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Domain {
+    pub id: String,
+    pub name: String,
+    /// `ROOT/acme`.
+    pub path: String,
+}
+
+/// CloudStack's account types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    User,
+    RootAdmin,
+    DomainAdmin,
+}
+
+/// An account with its one user, who has the same name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Account {
+    pub id: String,
+    pub user_id: String,
+    pub name: String,
+    pub domain: String,
+    pub kind: Kind,
+    pub role: String,
+    pub password: String,
+    pub api_key: String,
+    pub secret_key: String,
+    pub failed_logins: u32,
+    pub number: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pool {
+    pub id: String,
+    pub name: String,
+    pub kind: String,
+    pub path: String,
+    /// Where its files are on this machine.
+    pub dir: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Template {
+    pub id: String,
+    pub name: String,
+    pub size: u64,
+    pub os_type: String,
+    /// Its file on each pool.
+    pub file: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Offering {
+    pub id: String,
+    pub name: String,
+    pub cpus: Option<u32>,
+    pub mhz: u32,
+    /// MiB.
+    pub memory: Option<u64>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiskOffering {
+    pub id: String,
+    pub name: String,
+    /// GiB; `None` is customised.
+    pub size: Option<u64>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Network {
+    pub id: String,
+    pub name: String,
+    /// The account that an isolated one belongs to; shared ones belong to nobody.
+    pub owner: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Vm {
+    pub id: String,
+    pub number: u64,
+    pub name: String,
+    pub display_name: String,
+    pub account: String,
+    pub state: String,
+    pub offering: String,
+    pub cpus: u32,
+    pub mhz: u32,
+    pub memory: u64,
+    pub template: String,
+    pub os_type: String,
+    pub created: String,
+    pub nics: Vec<Nic>,
+    pub details: BTreeMap<String, String>,
+    pub boot: Option<(String, String)>,
+    pub ever_started: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Nic {
+    pub id: String,
+    pub network: String,
+    pub mac: String,
+    pub ip: String,
+    pub default: bool,
+    pub device: u32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Volume {
+    pub id: String,
+    pub number: u64,
+    pub name: String,
+    pub root: bool,
+    pub account: String,
+    pub size: u64,
+    pub state: String,
+    pub device: Option<u32>,
+    pub vm: Option<String>,
+    pub pool: Option<String>,
+    pub path: Option<String>,
+    pub offering: Option<String>,
+    pub template: Option<String>,
+    pub created: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Tag {
+    pub kind: String,
+    pub resource: String,
+    pub account: String,
+    pub key: String,
+    pub value: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    pub id: String,
+    pub number: u64,
+    pub account: String,
+    pub cmd: String,
+    pub instance: Option<(String, String)>,
+    pub created: String,
+    pub completed: Option<String>,
+    /// `None` while it runs; else the result, or the code and text of the failure.
+    pub outcome: Option<Result<Value, (u16, String)>>,
+}
+
+impl World {
+    pub fn load(path: &Path) -> std::io::Result<Option<Self>> {
+        match std::fs::read(path) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(std::io::Error::other),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn save(&self, path: &Path) -> std::io::Result<()> {
+        write_private(path, &serde_json::to_vec(self).map_err(std::io::Error::other)?)
+    }
+
+    pub fn account(&self, name: &str) -> Option<&Account> {
+        self.accounts.iter().find(|account| account.name == name)
+    }
+
+    pub fn domain(&self, id: &str) -> Option<&Domain> {
+        self.domains.iter().find(|domain| domain.id == id)
+    }
+
+    pub fn pool(&self, id: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.id == id)
+    }
+
+    pub fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Volumes of an instance, by device.
+    pub fn volumes_of(&self, vm: &str) -> Vec<&Volume> {
+        let mut volumes: Vec<_> =
+            self.volumes.values().filter(|volume| volume.vm.as_deref() == Some(vm)).collect();
+        volumes.sort_by_key(|volume| volume.device);
+        volumes
+    }
+
+    /// Where a volume's file is.
+    pub fn file(&self, volume: &Volume) -> Option<std::path::PathBuf> {
+        let pool = self.pool(volume.pool.as_deref()?)?;
+        Some(Path::new(&pool.dir).join(volume.path.as_deref()?))
+    }
+
+    pub fn instance_name(&self, vm: &Vm) -> String {
+        let account = self.account(&vm.account).map_or(0, |account| account.number);
+        format!("i-{account}-{}-VM", vm.number)
+    }
+
+    /// Whether an account may see what belongs to another.
+    pub fn sees(&self, caller: &Account, owner: &str) -> bool {
+        match caller.kind {
+            Kind::RootAdmin => true,
+            Kind::User => caller.name == owner,
+            Kind::DomainAdmin => self.account(owner).is_some_and(|owner| owner.domain == caller.domain),
+        }
+    }
+
+    /// A row of `listEvents`; the newest 10,000 are kept.
+    pub fn event(&mut self, kind: &str, account: &str, resource: (&str, &str), text: &str) {
+        if self.events.len() >= MAX_EVENTS {
+            self.events.drain(..MAX_EVENTS / 10);
+        }
+        self.events.push(json!({
+            "id": id(), "type": kind, "level": "INFO", "state": "Completed", "description": text, "created": now(),
+            "account": account, "username": account, "resourceid": resource.1, "resourcetype": resource.0,
+        }));
+    }
+}
+
+/// Writes a file that its owner alone may read, whole or not at all.
+pub fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    std::fs::rename(&beside, path)
+}
+
+pub fn id() -> String {
+    Uuid::new_v4().to_string()
+}
+
+/// The present, as CloudStack writes it.
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S+0000").to_string()
+}
+
+const MAX_EVENTS: usize = 10_000;
