@@ -65,7 +65,16 @@ libvirt_answers() { timeout 20 virsh -c qemu:///system list >/dev/null 2>&1; }
 
 # libvirt: makes qemu:///system answer; what it starts is noted in started_pids and ended by libvirt_stop
 started_pids=()
+# /dev/kvm as Debian's udev rule leaves it. Where no udev runs it stays closed to qemu's user, and then
+# libvirt asks qemu anew what it can, for half a minute before each start.
+kvm_device() {
+    [[ $(id -u) == 0 && -c /dev/kvm && ! -d /run/udev ]] || return 0
+    [[ $(stat -c %a:%G /dev/kvm) == 600:root ]] && getent group kvm >/dev/null || return 0
+    chgrp kvm /dev/kvm && chmod 0660 /dev/kvm
+}
+
 libvirt() {
+    kvm_device
     libvirt_answers && return 0
     [[ $(id -u) == 0 ]] || die "libvirt does not answer; run: sudo systemctl start libvirtd (and join the group libvirt)"
     say "libvirt does not answer: starting it for now"

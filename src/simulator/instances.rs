@@ -253,15 +253,22 @@ pub async fn perform(
             cloud.power_on(vm).await?;
         }
         "destroyVirtualMachine" => {
+            let expunge = params.flag("expunge");
+            if expunge {
+                may_expunge(caller)?;
+            }
             if running {
                 cloud.power_off(vm).await?;
             }
-            let expunge = params.flag("expunge");
             let along: Vec<String> =
                 params.text("volumeids").unwrap_or_default().split(',').map(str::to_owned).collect();
             destroy(cloud, vm, expunge, &along);
         }
         "expungeVirtualMachine" => {
+            may_expunge(caller)?;
+            if state.as_ref().is_none_or(|(state, _)| state != "Destroyed") {
+                return Err(Refusal::new(431, "Please destroy vm with specified vmId before expunge"));
+            }
             destroy(cloud, vm, true, &[]);
             return Ok(Some(json!({"success": true})));
         }
@@ -307,6 +314,14 @@ pub async fn perform(
     let world = cloud.world();
     let row = world.vms.get(vm).map(|row| View { world: &world, caller }.vm(row));
     Ok(Some(json!({"virtualmachine": row})))
+}
+
+/// `allow.user.expunge.recover.vm` is off.
+fn may_expunge(caller: &Account) -> Result<(), Refusal> {
+    match caller.kind {
+        Kind::RootAdmin => Ok(()),
+        _ => Err(Refusal::new(530, "Account does not have permission for expunging.")),
+    }
 }
 
 fn destroy(cloud: &Cloud, vm: &str, expunge: bool, along: &[String]) {

@@ -203,7 +203,7 @@ pub fn page(key: &str, rows: Vec<Value>, params: &Params) -> Result<Value, Refus
             return Err(Refusal::new(431, text));
         }
         (Some(Some(page)), Some(Some(size))) if page > 0 && size > 0 => {
-            rows.into_iter().skip((page - 1) * size).take(size).collect()
+            rows.into_iter().skip((page - 1).saturating_mul(size)).take(size).collect()
         }
         (Some(_), Some(_)) => return Err(Refusal::new(431, "Invalid value for page or pagesize")),
         (None, None) => rows.into_iter().take(if key == "api" { usize::MAX } else { MAX_PAGE }).collect(),

@@ -88,8 +88,9 @@ impl Simulator {
         let known = World::load(&state).map_err(at(&state))?;
         let fresh = known.is_none();
         let mut world = known.unwrap_or_else(|| seed::world(&dir, config.instances));
-        if fresh {
-            furnish(&mut world).await?;
+        match fresh {
+            true => furnish(&mut world).await?,
+            false => world.fail_lost_jobs(),
         }
         let keys: serde_json::Map<_, _> = world
             .accounts

@@ -9,7 +9,7 @@ use super::images;
 use super::instances::{Prepared, owned as owned_vm};
 use super::rows::View;
 use super::wire::{Params, Refusal};
-use super::world::{Account, Kind, Volume, World, id, now};
+use super::world::{Account, Kind, Volume, World, id, is_file_name, now};
 
 /// Checks that a command can be taken.
 pub fn prepare(world: &mut World, caller: &Account, params: &Params) -> Result<Prepared, Refusal> {
@@ -229,6 +229,13 @@ fn update(cloud: &Cloud, params: &Params, id: &str) -> Result<String, Refusal> {
         {
             return Err(Refusal::no_such("updateVolume", "storageid", pool));
         }
+        if let Some(path) = params.text("path").filter(|path| !is_file_name(path)) {
+            return Err(Refusal::new(431, format!("{path} is not a file of a pool")));
+        }
+        if let Some(custom) = params.text("customid").filter(|custom| uuid::Uuid::try_parse(custom).is_err())
+        {
+            return Err(Refusal::new(431, format!("{custom} is not a UUID")));
+        }
         let Some(mut volume) = world.volumes.remove(id) else {
             return Err(Refusal::no_such("updateVolume", "id", id));
         };
@@ -260,6 +267,9 @@ async fn import(cloud: &Cloud, params: &Params) -> Result<String, Refusal> {
     let (path, pool_id) = (required("path")?, required("storageid")?);
     let pool = cloud.world().pool(&pool_id).cloned();
     let pool = pool.ok_or_else(|| Refusal::no_such("importVolume", "storageid", &pool_id))?;
+    if !is_file_name(&path) {
+        return Err(Refusal::new(431, format!("{path} is not a file of a pool")));
+    }
     if pool.kind == "SharedMountPoint" {
         return Err(Refusal::new(530, "Importing volume is not supported on storage type SharedMountPoint"));
     }

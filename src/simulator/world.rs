@@ -225,10 +225,20 @@ impl World {
         volumes
     }
 
+    /// What ran when the process ended failed with it, as in CloudStack after a restart.
+    pub fn fail_lost_jobs(&mut self) {
+        for job in self.jobs.values_mut().filter(|job| job.outcome.is_none()) {
+            job.completed = Some(now());
+            job.outcome =
+                Some(Err((530, "job cancelled because of management server restart or shutdown".into())));
+        }
+    }
+
     /// Where a volume's file is.
     pub fn file(&self, volume: &Volume) -> Option<std::path::PathBuf> {
         let pool = self.pool(volume.pool.as_deref()?)?;
-        Some(Path::new(&pool.dir).join(volume.path.as_deref()?))
+        let name = volume.path.as_deref().filter(|name| is_file_name(name))?;
+        Some(Path::new(&pool.dir).join(name))
     }
 
     pub fn instance_name(&self, vm: &Vm) -> String {
@@ -255,6 +265,11 @@ impl World {
             "account": account, "username": account, "resourceid": resource.1, "resourcetype": resource.0,
         }));
     }
+}
+
+/// A bare name: nothing that leads out of its directory.
+pub fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0'])
 }
 
 /// Writes a file that its owner alone may read, whole or not at all.
