@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 use uuid::Uuid;
 
+use super::body;
 use super::fault::Fault;
 use super::negotiate::Format;
 use super::query::Query;
@@ -48,7 +49,13 @@ pub async fn finish(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(query);
     let span = tracing::info_span!("request", id = %id.0);
-    let response = next.run(request).instrument(span.clone()).await;
+    let response = async {
+        match body::buffered(request).await {
+            Ok(request) => next.run(request).await,
+            Err(fault) => fault.into_response(),
+        }
+    };
+    let response = response.instrument(span.clone()).await;
     let mut response = match format {
         _ if !under_api => response,
         Err(_) if response.status().is_success() => {

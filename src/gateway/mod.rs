@@ -7,6 +7,7 @@ mod answer;
 mod api;
 mod ask;
 mod backups;
+mod body;
 mod devices;
 mod disks;
 mod fault;
@@ -101,7 +102,8 @@ pub fn service(
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(CatchPanicLayer::new())
         .layer(middleware::from_fn(answer::finish))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        // the body is bounded in `body`, which also takes in what is too long
+        .layer(DefaultBodyLimit::disable())
         .with_state(Gateway(Arc::new(parts)));
     // rewriting must come before routing, so it wraps the router instead of being one of its layers
     tower::util::MapRequest::new(routes, |mut request: Request<axum::body::Body>| {
@@ -164,9 +166,6 @@ fn api_routes() -> Router<Gateway> {
         .route("/jobs/{job}", get(jobs::one))
         .fallback(|| async { Fault::not_found() })
 }
-
-/// Bytes of a request's body. OVF documents are the largest; they stay far below.
-const MAX_BODY: usize = 1 << 20;
 
 /// Runs a mutation to its end even if the client hangs up meanwhile.
 async fn detached<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Fault> {
