@@ -40,6 +40,7 @@ use crate::auth::Sessions;
 use crate::cloudstack;
 use crate::transfer::Engine;
 
+use ask::Ask;
 use fault::Fault;
 pub use pki_resource::Certificates;
 use tracing::Instrument;
@@ -164,7 +165,7 @@ fn api_routes() -> Router<Gateway> {
         .route("/tags/{tag}", get(tags::one))
         .route("/jobs", get(jobs::list))
         .route("/jobs/{job}", get(jobs::one))
-        .fallback(|| async { Fault::not_found() })
+        .fallback(|_: Ask| async { Fault::new(StatusCode::NOT_FOUND, "This gateway has no such resource") })
 }
 
 /// Runs a mutation to its end even if the client hangs up meanwhile.
