@@ -27,6 +27,9 @@ pub async fn one(ask: Ask, Path((vm, id)): Path<(String, String)>) -> Result<Res
 /// `POST /vms/{id}/backups`: no disks means all.
 pub async fn start(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Response, Fault> {
     let wanted: model::Backup = ask.read(&body)?;
+    if ask.query.flag("require_consistency").unwrap_or(false) {
+        return Err(Fault::not_yet("a consistent backup by the guest agent (require_consistency)"));
+    }
     present(&ask.caller, &vm).await?;
     let disks = wanted.disks.unwrap_or_default().disk;
     let disks: Option<Vec<String>> =

@@ -31,6 +31,9 @@ pub async fn start(ask: Ask, body: Bytes) -> Result<Response, Fault> {
     if wanted.snapshot.as_ref().is_some_and(|snapshot| snapshot.id.is_some()) {
         return Err(Fault::not_yet("the transfer of a disk snapshot"));
     }
+    if wanted.shallow == Some(true) {
+        return Err(Fault::not_yet("a shallow transfer"));
+    }
     let disk = wanted
         .disk
         .and_then(|disk| disk.id)
