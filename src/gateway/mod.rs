@@ -140,6 +140,7 @@ fn api_routes() -> Router<Gateway> {
         .route("/vms", get(vms::list).post(restore::create_vm))
         .route("/vms/{vm}", get(vms::one).put(vms::update).delete(restore::delete_vm))
         .route("/vms/{vm}/start", post(power::start))
+        .route("/vms/{vm}/reboot", post(power::reboot))
         .route("/vms/{vm}/stop", post(power::stop))
         .route("/vms/{vm}/shutdown", post(power::shutdown))
         .route("/vms/{vm}/diskattachments", get(devices::attachments).post(restore::attach))

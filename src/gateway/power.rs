@@ -18,6 +18,10 @@ pub async fn start(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Resp
     act(ask, &vm, &body, "startVirtualMachine", |params| params).await
 }
 
+pub async fn reboot(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Response, Fault> {
+    act(ask, &vm, &body, "rebootVirtualMachine", |params| params).await
+}
+
 /// oVirt's graceful one.
 pub async fn shutdown(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Response, Fault> {
     act(ask, &vm, &body, "stopVirtualMachine", |params| params).await
