@@ -58,6 +58,13 @@ pub async fn devices(ask: Ask, Path(vm): Path<String>) -> Result<Response, Fault
     ask.ok(&devices_of(&vm))
 }
 
+pub async fn device(ask: Ask, Path((vm, device)): Path<(String, String)>) -> Result<Response, Fault> {
+    let vm = present(&ask.caller, &vm).await?;
+    let found =
+        devices_of(&vm).reported_device.into_iter().find(|known| known.id.as_deref() == Some(&device));
+    ask.ok(&found.ok_or_else(Fault::not_found)?)
+}
+
 /// `POST /vms/{id}/nics`: a card in the network of a profile, by id or by name.
 ///
 /// A card in a network that the instance is in already is that card: CloudStack allows one each, and

@@ -149,6 +149,7 @@ fn api_routes() -> Router<Gateway> {
         .route("/vms/{vm}/nics/{nic}", get(devices::nic).delete(devices::remove_nic))
         .route("/vms/{vm}/nics/{nic}/reporteddevices", get(devices::devices_of_nic))
         .route("/vms/{vm}/reporteddevices", get(devices::devices))
+        .route("/vms/{vm}/reporteddevices/{device}", get(devices::device))
         .route("/vms/{vm}/tags", get(tags::of_vm).post(tags::assign))
         .route("/vms/{vm}/tags/{tag}", delete(tags::unassign))
         .route("/vms/{vm}/backups", get(backups::list).post(backups::start))

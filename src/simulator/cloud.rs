@@ -50,7 +50,7 @@ impl Cloud {
             id: id(),
             number: 0,
             account: caller.name.clone(),
-            cmd: format!("org.apache.cloudstack.api.command.user.{}Cmd", capitalised(params.command())),
+            cmd: class(params.command()),
             instance: target.clone(),
             created: now(),
             completed: None,
@@ -199,9 +199,17 @@ impl Cloud {
     }
 }
 
-fn capitalised(command: &str) -> String {
-    let mut chars = command.chars();
-    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+/// The class behind a command, as jobs name it.
+fn class(command: &str) -> String {
+    let command = command.replace("VirtualMachine", "VM");
+    let package = match command.as_str() {
+        name if name.contains("Volume") => "volume",
+        name if name.ends_with("Tags") => "tag",
+        _ => "vm",
+    };
+    let mut letters = command.chars();
+    let first = letters.next().map(|first| first.to_ascii_uppercase()).unwrap_or_default();
+    format!("org.apache.cloudstack.api.command.user.{package}.{first}{}Cmd", letters.as_str())
 }
 
 /// How long a job takes at least: clients must wait for it.

@@ -13,4 +13,5 @@ mod mapped;
 mod sdk;
 mod state;
 mod support;
+mod surface;
 mod world;

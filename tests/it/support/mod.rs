@@ -1,5 +1,7 @@
 //! A whole site for one test: simulator, gateway and imageio of the built binary on loopback.
 
+pub mod cloud;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};

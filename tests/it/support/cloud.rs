@@ -1,0 +1,171 @@
+//! Simulator and gateway of the built binary, without libvirt and without a host: starts in a second.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use reqwest::{Method, Response};
+use serde_json::Value;
+
+/// A part of the product as a process; killed when dropped.
+pub struct Part {
+    pub child: Child,
+    /// What its ready line names.
+    pub url: String,
+}
+
+impl Part {
+    pub fn start(dir: &Path, args: &[&str], environment: &[(&str, String)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ovirt-gateway"));
+        command.args(args).current_dir(dir).stdout(Stdio::piped()).envs(environment.iter().cloned());
+        let mut child = command.spawn().expect("the binary");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("a line");
+        let url = line
+            .split_whitespace()
+            .nth(2)
+            .unwrap_or_else(|| panic!("{args:?}: not ready: {line:?}"))
+            .to_owned();
+        Self { child, url }
+    }
+
+    /// As a crash would end it.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+pub struct Cloud {
+    pub dir: tempfile::TempDir,
+    pub simulator: Part,
+    pub gateway: Part,
+    pub accounts: Value,
+    client: reqwest::Client,
+}
+
+impl Cloud {
+    pub fn start(instances: usize) -> Self {
+        Self::with(instances, &[])
+    }
+
+    /// With more settings for the gateway, from the environment.
+    pub fn with(instances: usize, more: &[(&str, String)]) -> Self {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (sim, count) = (dir.path().join("sim").display().to_string(), instances.to_string());
+        let args =
+            ["simulator", "--listen", "127.0.0.1:0", "--dir", &sim, "--instances", &count, "--no-libvirt"];
+        let simulator = Part::start(dir.path(), &args, &[]);
+        let accounts = std::fs::read(dir.path().join("sim/accounts.json")).expect("accounts");
+        let accounts: Value = serde_json::from_slice(&accounts).expect("JSON");
+        let endpoint = simulator.url.clone();
+        let gateway = Part::start(dir.path(), &["serve"], &settings(dir.path(), &endpoint, &accounts, more));
+        let client = client(dir.path());
+        Self { dir, simulator, gateway, accounts, client }
+    }
+
+    /// The gateway anew, on the same state; what was open before must still be there.
+    pub fn restart(&mut self, more: &[(&str, String)]) {
+        self.gateway.kill();
+        let settings = settings(self.dir.path(), &self.simulator.url, &self.accounts, more);
+        self.gateway = Part::start(self.dir.path(), &["serve"], &settings);
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("gateway.log")).expect("log")
+    }
+
+    /// A request below `/ovirt-engine`, as a user.
+    pub async fn ask(
+        &self,
+        user: &str,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Response {
+        let url = self.gateway.url.trim_end_matches("/ovirt-engine");
+        let mut request = self.client.request(method, format!("{url}{path}")).body(body.to_owned());
+        if !user.is_empty() {
+            request = request.basic_auth(user, Some("password"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.expect("an answer")
+    }
+
+    /// A JSON answer that must be a success.
+    pub async fn json(&self, user: &str, path: &str) -> Value {
+        let response = self.ask(user, Method::GET, path, &[("accept", "application/json")], "").await;
+        let (status, text) = (response.status(), response.text().await.expect("text"));
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    pub async fn post(&self, user: &str, path: &str, body: &str) -> (u16, Value) {
+        let headers = [("accept", "application/json"), ("content-type", "application/json")];
+        let response = self.ask(user, Method::POST, path, &headers, body).await;
+        let (status, text) = (response.status().as_u16(), response.text().await.expect("text"));
+        (status, serde_json::from_str(&text).unwrap_or_default())
+    }
+
+    /// The first instance of a user that has this status.
+    pub async fn vm(&self, user: &str, status: &str) -> String {
+        let vms = self.json(user, "/ovirt-engine/api/vms").await;
+        let found = vms["vm"].as_array().and_then(|vms| vms.iter().find(|vm| vm["status"] == status));
+        found.and_then(|vm| vm["id"].as_str()).expect("an instance").to_owned()
+    }
+}
+
+fn settings(
+    dir: &Path,
+    endpoint: &str,
+    accounts: &Value,
+    more: &[(&str, String)],
+) -> Vec<(&'static str, String)> {
+    let key = |field: &str| accounts["gateway"][field].as_str().expect("key").to_owned();
+    let mut settings = vec![
+        ("OVIRT_GATEWAY__SERVER__HOST", "127.0.0.1".to_owned()),
+        ("OVIRT_GATEWAY__SERVER__PORT", "0".to_owned()),
+        ("OVIRT_GATEWAY__CLOUDSTACK__ENDPOINT", endpoint.to_owned()),
+        ("OVIRT_GATEWAY__CLOUDSTACK__API_KEY", key("apikey")),
+        ("OVIRT_GATEWAY__CLOUDSTACK__SECRET_KEY", key("secretkey")),
+        ("OVIRT_GATEWAY__STATE__DIR", text(&dir.join("state"))),
+        ("OVIRT_GATEWAY__LOGGING__LEVEL", "debug".to_owned()),
+        ("OVIRT_GATEWAY__LOGGING__FILE", text(&dir.join("gateway.log"))),
+    ];
+    for (name, value) in more {
+        settings.retain(|(known, _)| known != name);
+        settings.push((Box::leak((*name).to_owned().into_boxed_str()), value.clone()));
+    }
+    settings
+}
+
+/// A client that trusts the gateway's own CA and speaks whatever HTTP version it offers.
+pub fn client(dir: &Path) -> reqwest::Client {
+    let ca = std::fs::read(dir.join("certs/ca.pem")).expect("CA");
+    let ca = reqwest::Certificate::from_pem(&ca).expect("PEM");
+    reqwest::Client::builder()
+        .tls_certs_only([ca])
+        .no_proxy()
+        .timeout(Duration::from_secs(60))
+        .build()
+        .expect("client")
+}
+
+pub fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// The schema, as `?schema` will serve it.
+pub fn schema() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/ovirt-engine-api-schema.xsd")
+}
