@@ -4,6 +4,7 @@ mod codec;
 mod curl;
 mod engine;
 mod example;
+mod failures;
 mod fake_cloudstack;
 mod golden;
 mod host;

@@ -43,6 +43,32 @@ impl Drop for Part {
     }
 }
 
+/// The ports of a host's daemon, chosen before the gateway is told.
+pub struct Ports {
+    pub images: u16,
+    pub control: u16,
+}
+
+impl Ports {
+    pub fn choose() -> Self {
+        let free = || {
+            std::net::TcpListener::bind("127.0.0.1:0")
+                .and_then(|socket| socket.local_addr())
+                .expect("a port")
+                .port()
+        };
+        Self { images: free(), control: free() }
+    }
+
+    /// What the gateway must know of them.
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("OVIRT_GATEWAY__IMAGEIO__PORT", self.images.to_string()),
+            ("OVIRT_GATEWAY__IMAGEIO__CONTROL_PORT", self.control.to_string()),
+        ]
+    }
+}
+
 pub struct Cloud {
     pub dir: tempfile::TempDir,
     pub simulator: Part,
@@ -69,6 +95,27 @@ impl Cloud {
         let gateway = Part::start(dir.path(), &["serve"], &settings(dir.path(), &endpoint, &accounts, more));
         let client = client(dir.path());
         Self { dir, simulator, gateway, accounts, client }
+    }
+
+    /// The daemon of the simulated host; `min_free` is what scratch must leave free.
+    pub fn host(&self, ports: &Ports, min_free: u64) -> Part {
+        let dir = self.dir.path();
+        let issue = ["pki", "issue", "--host", "127.0.0.1", "--dir", "certs"];
+        let issued = Command::new(env!("CARGO_BIN_EXE_ovirt-gateway")).args(issue).current_dir(dir).output();
+        assert!(issued.expect("pki").status.success());
+        let config = format!(
+            "[images]\nlisten = 127.0.0.1:{}\ncert_file = {dir}/certs/hosts/127.0.0.1.pem\n\
+             key_file = {dir}/certs/hosts/127.0.0.1.key\n\
+             [control]\nsocket = {dir}/run/sock\nlisten = 127.0.0.1:{}\nclient_ca_file = {dir}/certs/control-ca.pem\n\
+             [storage]\nroots = {dir}/sim/smp1\nnfs_root = {dir}/sim/mnt\n\
+             [backup]\nscratch_dir = {dir}/scratch\nrun_dir = {dir}/run\nmin_free = {min_free}\n\
+             [logging]\nlevel = debug\nfile = {dir}/imageio.log\n",
+            ports.images,
+            ports.control,
+            dir = dir.display(),
+        );
+        std::fs::write(dir.join("imageio.ini"), config).expect("settings");
+        Part::start(dir, &["imageio", "--config", "imageio.ini"], &[])
     }
 
     /// The gateway anew, on the same state; what was open before must still be there.
