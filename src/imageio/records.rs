@@ -112,11 +112,25 @@ pub(super) fn all(run_dir: &Path) -> Result<Vec<Record>, Error> {
     let mut records = Vec::new();
     for entry in std::fs::read_dir(run_dir)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|end| end == "json") {
-            records.push(serde_json::from_slice(&std::fs::read(path)?)?);
+        match path.extension().and_then(|end| end.to_str()) {
+            // written beside its place by a daemon that did not come to the renaming
+            Some("new") => discard(&path),
+            Some("json") => match serde_json::from_slice(&std::fs::read(&path)?) {
+                Ok(record) => records.push(record),
+                Err(error) => set_aside(&path, &error),
+            },
+            _ => {}
         }
     }
     Ok(records)
+}
+
+/// One record that cannot be read must not keep the daemon from its others; a person may still look.
+fn set_aside(path: &Path, error: &serde_json::Error) {
+    tracing::error!(path = %path.display(), %error, "a record cannot be read: it is set aside");
+    if let Err(error) = std::fs::rename(path, path.with_extension("unreadable")) {
+        tracing::error!(path = %path.display(), %error, "and could not be renamed");
+    }
 }
 
 /// Removes a file of ours; that it is gone already is as good.
