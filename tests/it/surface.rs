@@ -269,3 +269,70 @@ async fn power_comes_with_a_job_and_may_be_repeated() {
         assert_eq!(foreign.status(), 404);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_is_made_again_from_its_ovf_and_deleted_twice() {
+    let cloud = Cloud::start(3);
+    let old = cloud.vm(ALICE, "down").await;
+    let path = format!("/ovirt-engine/api/vms/{old}?all_content=true");
+    let ovf = cloud.json(ALICE, &path).await["initialization"]["configuration"]["data"].clone();
+    let cluster = cloud.json(ALICE, &path).await["cluster"]["id"].clone();
+    let foreign = r#"<?xml version="1.0"?><ovf:Envelope xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1/"
+        xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
+        xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><Content xsi:type="ovf:VirtualSystem_Type">
+        <Name>from elsewhere</Name><Section xsi:type="ovf:VirtualHardwareSection_Type"><Item>
+        <rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>2</rasd:VirtualQuantity></Item><Item>
+        <rasd:ResourceType>4</rasd:ResourceType><rasd:VirtualQuantity>512</rasd:VirtualQuantity></Item></Section>
+        </Content></ovf:Envelope>"#;
+    let configured = |data: Value| serde_json::json!({"configuration": {"type": "ovf", "data": data}});
+    let cases = [
+        (
+            serde_json::json!({"name": "web-again", "cluster": {"id": cluster}, "initialization": configured(ovf)}),
+            "web-again",
+            "1",
+            "134217728",
+        ),
+        (
+            serde_json::json!({"cluster": {"id": cluster}, "initialization": configured(foreign.into())}),
+            "from-elsewhere",
+            "2",
+            "536870912",
+        ),
+        (
+            serde_json::json!({"name": "plain", "cluster": {"id": cluster}, "template": {"name": "Blank"}, "memory": "268435456"}),
+            "plain",
+            "1",
+            "268435456",
+        ),
+    ];
+    for (body, name, sockets, memory) in cases {
+        let (status, made) = cloud.post(ALICE, "/ovirt-engine/api/vms", &body.to_string()).await;
+        assert_eq!(status, 201, "{made}");
+        let href = made["href"].as_str().expect("href").to_owned();
+        let found = cloud.json(ALICE, &format!("{href}?follow=disk_attachments,nics")).await;
+        assert_eq!(
+            (&found["name"], &found["status"], &found["memory"]),
+            (&name.into(), &"down".into(), &memory.into())
+        );
+        assert_eq!(found["cpu"]["topology"]["sockets"], sockets);
+        assert_eq!(
+            found["disk_attachments"],
+            serde_json::json!({}),
+            "no disk, and no room for a wrong one to boot"
+        );
+        assert_eq!(found["nics"]["nic"].as_array().map(Vec::len), Some(1));
+        for _ in 0..2 {
+            let gone = cloud.ask(ALICE, Method::DELETE, &href, &[("accept", "application/json")], "").await;
+            assert_eq!(
+                (gone.status().as_u16(), gone.json::<Value>().await.expect("JSON")["status"].clone()),
+                (200, "complete".into())
+            );
+            assert_eq!(cloud.ask(ALICE, Method::GET, &href, &[], "").await.status(), 404);
+        }
+        assert_eq!(cloud.ask("bob@globex", Method::DELETE, &href, &[], "").await.status(), 404);
+    }
+    let hostile = r#"<!DOCTYPE x [<!ENTITY a "b">]><ovf:Envelope/>"#;
+    let body = serde_json::json!({"name": "x", "cluster": {"id": cluster}, "initialization": configured(hostile.into())});
+    assert_eq!(cloud.post(ALICE, "/ovirt-engine/api/vms", &body.to_string()).await.0, 400);
+    assert_eq!(cloud.json(ALICE, "/ovirt-engine/api/vms").await["vm"].as_array().map(Vec::len), Some(2));
+}
