@@ -194,7 +194,7 @@ impl View<'_> {
             "cpuspeed": vm.mhz, "memory": vm.memory, "guestosid": vm.os_type, "ostypeid": vm.os_type,
             "osdisplayname": self.os_type(&vm.os_type), "rootdeviceid": 0, "rootdevicetype": "ROOT",
             "securitygroup": [], "nic": vm.nics.iter().map(|nic| self.nic(nic)).collect::<Vec<_>>(),
-            "hypervisor": "KVM", "details": vm.details, "readonlydetails": "dataDiskController, rootDiskController",
+            "hypervisor": "KVM", "details": vm.details,
             "affinitygroup": [], "isdynamicallyscalable": false, "deleteprotection": false, "bootmode": boot.1,
             "boottype": boot.0, "receivedbytes": 0, "sentbytes": 0, "tags": self.tags("UserVm", &vm.id),
             "hasannotations": false,
@@ -207,6 +207,8 @@ impl View<'_> {
             if vm.state == "Running" {
                 (row["hostid"], row["hostname"]) = (self.world.ids.host.clone().into(), HOST.into());
             }
+        } else {
+            row["readonlydetails"] = "dataDiskController, rootDiskController".into();
         }
         row
     }
