@@ -22,6 +22,9 @@ pub const EXIT_CODE: u8 = 78;
 pub enum Error {
     #[error("{origin}: {reason}")]
     Unreadable { origin: String, reason: String },
+    /// The second one would silently replace the first.
+    #[error("{origin}: the section [{section}] is there twice")]
+    Repeated { origin: String, section: String },
     #[error("{origin}: unknown section [{section}]{}", nearest(.known))]
     UnknownSection { origin: String, section: String, known: Option<String> },
     #[error("{origin}: [{section}] {key}: unknown key{}", nearest(.known))]
@@ -50,6 +53,9 @@ pub fn load_from<T: DeserializeOwned>(
     let from_file = match file {
         None => Sections::new(),
         Some(path) => {
+            if let Some(section) = repeated_section(path) {
+                return Err(Error::Repeated { origin, section });
+            }
             let source = File::from(path).format(FileFormat::Ini).required(true);
             sections(config::Config::builder().add_source(source).build().map_err(unreadable)?, &origin)?
         }
@@ -102,6 +108,14 @@ fn sections(config: config::Config, origin: &str) -> Result<Sections, Error> {
         }
     }
     Ok(out)
+}
+
+/// A section header that a file has more than once. A file that cannot be read is reported elsewhere.
+fn repeated_section(path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let headers = text.lines().filter_map(|line| line.trim().strip_prefix('[')?.strip_suffix(']'));
+    let mut seen = std::collections::HashSet::new();
+    headers.map(|name| name.trim().to_lowercase()).find(|name| !seen.insert(name.clone()))
 }
 
 fn check(found: &Sections, known: &BTreeMap<String, Vec<String>>, origin: &str) -> Result<(), Error> {
@@ -165,6 +179,10 @@ mod tests {
             ("[sever]\nport = 1\n", "FILE: unknown section [sever] (did you mean server?)"),
             ("[server]\nport = many\n", "FILE: [server] port: \"many\" is not a number from 0 to 65535"),
             ("port = 1\n", "FILE: unknown section [port]"),
+            (
+                "[server]\nport = 1\n[ssl]\n[Server]\nhost = ::1\n",
+                "FILE: the section [server] is there twice",
+            ),
         ];
         for (text, expected) in cases {
             assert_eq!(read(text, &[]).err().as_deref(), Some(expected), "{text}");

@@ -32,7 +32,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Request, StatusCode};
 use axum::middleware;
-use axum::routing::{delete, get, post};
+use axum::routing::{get, post};
 use tower::Service;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -151,7 +151,7 @@ fn api_routes() -> Router<Gateway> {
         .route("/vms/{vm}/reporteddevices", get(devices::devices))
         .route("/vms/{vm}/reporteddevices/{device}", get(devices::device))
         .route("/vms/{vm}/tags", get(tags::of_vm).post(tags::assign))
-        .route("/vms/{vm}/tags/{tag}", delete(tags::unassign))
+        .route("/vms/{vm}/tags/{tag}", get(tags::one_of_vm).delete(tags::unassign))
         .route("/vms/{vm}/backups", get(backups::list).post(backups::start))
         .route("/vms/{vm}/backups/{backup}", get(backups::one))
         .route("/vms/{vm}/backups/{backup}/disks", get(backups::disks))

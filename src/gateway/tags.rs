@@ -37,6 +37,16 @@ pub async fn of_vm(ask: Ask, Path(vm): Path<String>) -> Result<Response, Fault> 
     ask.ok(&tags)
 }
 
+pub async fn one_of_vm(ask: Ask, Path((vm, tag)): Path<(String, String)>) -> Result<Response, Fault> {
+    let vm = present(&ask.caller, &vm).await?;
+    let found = vm
+        .tags
+        .iter()
+        .map(|known| map::tag_of_vm(known, &vm.id))
+        .find(|known| known.id.as_deref() == Some(&tag));
+    ask.ok(&found.ok_or_else(Fault::not_found)?)
+}
+
 /// `POST /vms/{id}/tags`, by name or by id; giving a tag that is there already is success.
 pub async fn assign(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Response, Fault> {
     let wanted: model::Tag = ask.read(&body)?;

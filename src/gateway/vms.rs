@@ -24,7 +24,7 @@ pub async fn list(ask: Ask) -> Result<Response, Fault> {
     ask.query.only_follows(FOLLOWED)?;
     let client = &ask.caller.client;
     let volumes = async {
-        match ask.query.follows("disk_attachments") {
+        match ask.query.follows("disk_attachments") || ask.query.all_content() {
             true => client.volumes(Params::new()).await,
             false => Ok(Vec::new()),
         }
@@ -118,6 +118,12 @@ impl Gateway {
         let ids: Vec<&str> = volumes.iter().map(|row| row.id.as_str()).collect();
         let exact = self.exact_sizes(&ids);
         let (places, mut attached, exact) = tokio::try_join!(places, attached, exact)?;
+        let mut by_vm: HashMap<&str, Vec<&Volume>> = HashMap::new();
+        for volume in volumes.iter().filter(|row| status::disk_exists(&row.state)) {
+            if let Some(vm) = &volume.virtualmachineid {
+                by_vm.entry(vm).or_default().push(volume);
+            }
+        }
         let rows = vms.iter().map(|vm| {
             let context =
                 VmContext { name: names.get(&vm.id).map(String::as_str), placement: places.of(&vm.id) };
@@ -133,8 +139,8 @@ impl Gateway {
             if query.follows("reported_devices") {
                 row.reported_devices = Some(devices::devices_of(vm));
             }
-            if query.all_content() && vms.len() == 1 {
-                let disks: Vec<&Volume> = volumes.iter().collect();
+            if query.all_content() {
+                let disks = by_vm.get(vm.id.as_str()).cloned().unwrap_or_default();
                 let name = row.name.clone().unwrap_or_default();
                 row.initialization = devices::ovf_of(vm, &name, &disks, &exact);
             }

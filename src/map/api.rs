@@ -78,7 +78,7 @@ const COLLECTIONS: &[(&str, bool)] = &[
     ("templates", true),
     ("vms", true),
     ("disks", true),
-    ("jobs", true),
+    ("jobs", false),
     ("vnicprofiles", false),
     ("imagetransfers", false),
 ];

@@ -1,3 +1,8 @@
+//! One binary for all integration tests: real peers, real sockets, bytes and states compared.
+
+// a test that fails panics: that is what it is for
+#![allow(clippy::panic)]
+
 mod auth;
 mod cloudstack;
 mod codec;
@@ -12,6 +17,7 @@ mod imageio;
 mod layers;
 mod mapped;
 mod sdk;
+mod simulator;
 mod state;
 mod support;
 mod surface;
