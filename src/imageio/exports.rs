@@ -1,6 +1,7 @@
 //! Exports of detached volumes and stopped instances' disks: to read, to write, to replace the file.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::pools;
 use super::records::{self, OpenExport, Record, Server};
 use super::refuse::Error;
 use crate::host::qemu_nbd::{self, Access};
-use crate::host::{Runner, qemu_img};
+use crate::host::{Runner, qcow2, qemu_img};
 
 impl<R: Runner> Desk<R> {
     pub(super) async fn put_export(
@@ -115,6 +116,9 @@ impl<R: Runner> Desk<R> {
 
     async fn commit(&self, open: &OpenExport, upload: &std::path::Path) -> Result<(), Error> {
         let size = open.request.virtual_size.ok_or(Error::BadRequest("virtual_size is missing"))?;
+        let mut header = Vec::with_capacity(qcow2::HEADER);
+        File::open(upload)?.take(qcow2::HEADER as u64).read_to_end(&mut header)?;
+        qcow2::stands_alone(&header)?;
         qemu_img::info(&self.runner, upload, "qcow2").await?.check_upload(size)?;
         File::open(upload)?.sync_all()?;
         std::fs::rename(upload, &open.target)?;

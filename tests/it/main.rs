@@ -16,6 +16,7 @@ mod host;
 mod imageio;
 mod layers;
 mod mapped;
+mod nbd;
 mod sdk;
 mod simulator;
 mod state;
