@@ -15,7 +15,6 @@ use axum::response::Response;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -111,7 +110,7 @@ pub async fn run<L, M, S>(
 {
     let acceptor = tls.map(TlsAcceptor::from);
     let slots = Arc::new(Semaphore::new(options.max_connections));
-    let graceful = Arc::new(GracefulShutdown::new());
+    let ending = CancellationToken::new();
     tokio::pin!(shutdown);
     loop {
         let accept = async {
@@ -131,18 +130,18 @@ pub async fn run<L, M, S>(
                 continue;
             }
         };
-        let (acceptor, make, graceful) = (acceptor.clone(), make.clone(), graceful.clone());
+        let (acceptor, make, ending) = (acceptor.clone(), make.clone(), ending.clone());
         tokio::spawn(async move {
             let _slot = slot;
             match acceptor {
-                None => connection(stream, peer, make, options, &graceful).await,
+                None => connection(stream, peer, make, options, ending).await,
                 Some(acceptor) => match timeout(options.handshake, acceptor.accept(stream)).await {
                     Ok(Ok(stream)) => {
                         let certificate = stream.get_ref().1.peer_certificates();
                         let certificate = certificate.and_then(|chain| chain.first());
                         let certificate = certificate.map(|der| Arc::new(der.to_vec()));
                         let peer = Peer { certificate, ..peer };
-                        connection(stream, peer, make, options, &graceful).await;
+                        connection(stream, peer, make, options, ending).await;
                     }
                     Ok(Err(error)) => tracing::debug!(%error, peer = ?peer.address, "TLS handshake failed"),
                     Err(_) => tracing::debug!(peer = ?peer.address, "TLS handshake timed out"),
@@ -151,11 +150,9 @@ pub async fn run<L, M, S>(
         });
     }
     drop(listener);
-    let Some(graceful) = Arc::into_inner(graceful) else {
-        // connections still in their handshake hold a clone: they are not worth waiting for
-        return drain(&slots, options).await;
-    };
-    let _ = timeout(options.grace, graceful.shutdown()).await;
+    // idle connections close at once, the others after the request they are at
+    ending.cancel();
+    drain(&slots, options).await;
 }
 
 /// Waits until every connection has given its slot back, or the grace period is over.
@@ -164,7 +161,7 @@ async fn drain(slots: &Semaphore, options: Options) {
     let _ = timeout(options.grace, slots.acquire_many(all)).await;
 }
 
-async fn connection<I, M, S>(io: I, peer: Peer, make: M, options: Options, graceful: &GracefulShutdown)
+async fn connection<I, M, S>(io: I, peer: Peer, make: M, options: Options, ending: CancellationToken)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     M: Fn(&Peer) -> S,
@@ -190,13 +187,25 @@ where
         killed.cancelled().await;
         sleep(LAST_WORDS).await;
     };
-    tokio::select! {
-        ended = graceful.watch(connection.into_owned()) => {
-            if let Err(error) = ended {
-                tracing::debug!(%error, peer = ?address, "connection ended early");
+    tokio::pin!(connection, killed);
+    let mut told = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, peer = ?address, "connection ended early");
+                }
+                return;
+            }
+            () = ending.cancelled(), if !told => {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = &mut killed => {
+                tracing::debug!(peer = ?address, "connection was cut");
+                return;
             }
         }
-        () = killed => tracing::debug!(peer = ?address, "connection was cut"),
     }
 }
 
@@ -206,3 +215,62 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of headers in one HTTP/2 request.
 const MAX_HEADERS: u32 = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    /// A server with a quick route and a slow one; the token stops it.
+    async fn server(options: Options) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+        let slow = || async {
+            sleep(Duration::from_millis(300)).await;
+            "slow"
+        };
+        let router = Router::new().route("/", get(|| async { "hello" })).route("/slow", get(slow));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let task = tokio::spawn(run(listener, None, move |_: &Peer| router.clone(), options, stopped));
+        (address, stop, task)
+    }
+
+    async fn ask(stream: &mut TcpStream, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("write");
+        let mut answer = [0; 1024];
+        let length = stream.read(&mut answer).await.expect("read");
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_idle_connections_at_once_and_lets_requests_finish() {
+        let (address, stop, task) = server(Options::default()).await;
+        let mut idle = TcpStream::connect(address).await.expect("connect");
+        assert!(ask(&mut idle, "/").await.ends_with("hello"));
+        let mut busy = TcpStream::connect(address).await.expect("connect");
+        let work = tokio::spawn(async move { ask(&mut busy, "/slow").await });
+        sleep(Duration::from_millis(100)).await;
+        stop.cancel();
+        timeout(Duration::from_secs(5), task).await.expect("it waits for nobody idle").expect("task");
+        assert!(work.await.expect("task").ends_with("slow"));
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    }
+
+    #[tokio::test]
+    async fn more_connections_than_allowed_wait_and_silent_ones_are_closed() {
+        let options =
+            Options { max_connections: 1, headers: Duration::from_millis(200), ..Options::default() };
+        let (address, _stop, _task) = server(options).await;
+        let mut silent = TcpStream::connect(address).await.expect("connect");
+        silent.write_all(b"GET / HT").await.expect("half a request");
+        let mut second = TcpStream::connect(address).await.expect("connect");
+        // answered as soon as the first one's time is over
+        let answer = timeout(Duration::from_secs(5), ask(&mut second, "/")).await.expect("its turn");
+        assert!(answer.ends_with("hello"), "{answer}");
+    }
+}
