@@ -109,6 +109,10 @@ impl Client {
             while self.outstanding.len() >= DEPTH_OF_WRITES {
                 self.collect().await?;
             }
+            // no use in sending the rest to a server that has failed already
+            if self.failed.is_some() {
+                return self.drain().await;
+            }
             let length = piece.len();
             self.send(Command::Write, 0, at, length as u32, piece).await?;
             at += length as u64;

@@ -26,8 +26,11 @@ struct Slot {
     offset: u64,
     length: usize,
     data: BytesMut,
-    /// Bytes answered so far, data and holes.
+    /// Bytes answered so far, data and holes, and where: no byte may be answered twice, or another
+    /// would be missing without a trace.
     filled: usize,
+    covered: Vec<(usize, usize)>,
+    chunks: usize,
     /// All of it is a hole so far, and nothing was written to `data`.
     hole: bool,
     done: bool,
@@ -81,6 +84,8 @@ impl Reading {
                 length: length as usize,
                 data: BytesMut::new(),
                 filled: 0,
+                covered: Vec::new(),
+                chunks: 0,
                 hole: true,
                 done: false,
                 failed: None,
@@ -126,6 +131,10 @@ impl Reading {
 
 impl Slot {
     async fn take(&mut self, client: &mut Client, chunk: Chunk) -> Result<(), Error> {
+        self.chunks += 1;
+        if self.chunks > MAX_CHUNKS {
+            return Err(Error::Protocol("READ answered in too many chunks"));
+        }
         match chunk.kind {
             wire::NONE if chunk.length == 0 => Ok(()),
             wire::OFFSET_DATA if chunk.length >= 8 => {
@@ -148,15 +157,18 @@ impl Slot {
         }
     }
 
-    /// Where in this slot an answer belongs, if it lies inside.
-    fn place(&self, offset: u64, length: u64) -> Result<usize, Error> {
-        let inside = offset >= self.offset
-            && length > 0
-            && offset.checked_add(length).is_some_and(|end| end <= self.offset + self.length as u64);
-        match inside && self.filled as u64 + length <= self.length as u64 {
-            true => Ok((offset - self.offset) as usize),
-            false => Err(Error::Protocol("READ answered outside what was asked for")),
+    /// Where in this slot an answer belongs, if it lies inside and is the first for those bytes.
+    fn place(&mut self, offset: u64, length: u64) -> Result<usize, Error> {
+        let end = offset.checked_add(length).filter(|end| *end <= self.offset + self.length as u64);
+        let (true, Some(end)) = (offset >= self.offset && length > 0, end) else {
+            return Err(Error::Protocol("READ answered outside what was asked for"));
+        };
+        let (from, to) = ((offset - self.offset) as usize, (end - self.offset) as usize);
+        if self.covered.iter().any(|known| from < known.1 && known.0 < to) {
+            return Err(Error::Protocol("READ answered twice for the same bytes"));
         }
+        self.covered.push((from, to));
+        Ok(from)
     }
 
     /// Reads payload to its place: straight behind what is there, which is how servers send it.
@@ -207,6 +219,9 @@ impl Slot {
 /// Bytes of one request, and requests in flight: together about an L2 cache; more gains nothing.
 const PIECE: usize = 256 << 10;
 const DEPTH: usize = 6;
+
+/// Chunks of one answer: one for each sector, alternating, and some to spare.
+const MAX_CHUNKS: usize = PIECE / 512 + 16;
 
 /// What holes are made of.
 static ZEROES: [u8; PIECE] = [0; PIECE];

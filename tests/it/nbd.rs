@@ -238,6 +238,15 @@ async fn a_server_that_lies_is_found_out() {
         ("outside the request", chunk(1, 1, 1, 520, &data(4096, 512))),
         ("longer than the request", chunk(1, 1, 1, 1032, &data(0, 1024))),
         ("less than was asked for", chunk(1, 1, 1, 264, &data(0, 256))),
+        (
+            "the same half twice",
+            [chunk(0, 1, 1, 264, &data(0, 256)), chunk(1, 1, 1, 264, &data(0, 256))].concat(),
+        ),
+        ("the same hole twice", {
+            let hole = [&0u64.to_be_bytes()[..], &256u32.to_be_bytes()].concat();
+            [chunk(0, 2, 1, 12, &hole), chunk(1, 2, 1, 12, &hole)].concat()
+        }),
+        ("chunks without end", chunk(0, 0, 1, 0, &[]).repeat(1000)),
         ("endless error", chunk(1, 1 << 15, 1, u32::MAX, &[])),
         ("unknown chunk", chunk(1, 77, 1, 0, &[])),
         (
