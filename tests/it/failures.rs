@@ -218,7 +218,12 @@ async fn a_cloudstack_that_is_down_slow_or_something_else() {
         assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
         // the log has the cause under the same id
         let id = body.split("(error ").nth(1).and_then(|rest| rest.split(')').next()).expect("an id");
-        assert!(cloud.log().contains(id), "{id}");
+        // which is written behind the answer
+        let until = Instant::now() + Duration::from_secs(10);
+        while !cloud.log().contains(id) {
+            assert!(Instant::now() < until, "{id} is not in the log");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 }
 
