@@ -187,7 +187,7 @@ async fn a_list_costs_no_call_per_item() {
         let cloud = Cloud::start(instances);
         cloud.json(ALICE, "/ovirt-engine/api/datacenters").await; // the login
         // the log is written behind the answer
-        let written = || tokio::time::sleep(std::time::Duration::from_millis(300));
+        let written = || tokio::time::sleep(std::time::Duration::from_millis(1500));
         written().await;
         let before = calls(&cloud);
         let listed = cloud.json(ALICE, FOLLOWED).await;
