@@ -58,6 +58,12 @@ pub async fn info<R: Runner>(runner: &R, path: &Path, format: &str) -> Result<In
         .map_err(|error| Error::Unreadable { program: "qemu-img", why: error.to_string() })
 }
 
+/// Fails while a qemu writes to the image: this one, unlike [`info`], respects its lock.
+pub async fn unused<R: Runner>(runner: &R, path: &Path) -> Result<(), Error> {
+    let command = Command::new("qemu-img").args(["info", "--output=json", "-f", "qcow2"]).arg(path);
+    runner.run_ok(command).await.map(drop).map_err(Error::sorted)
+}
+
 /// Makes an empty qcow2 in a file that the caller has created.
 pub async fn create<R: Runner>(runner: &R, path: &Path, size: u64) -> Result<(), Error> {
     let command = Command::new("qemu-img")

@@ -121,6 +121,8 @@ impl<R: Runner> Desk<R> {
         qcow2::stands_alone(&header)?;
         qemu_img::info(&self.runner, upload, "qcow2").await?.check_upload(size)?;
         File::open(upload)?.sync_all()?;
+        // an instance that was started meanwhile would go on writing to a file without a name
+        qemu_img::unused(&self.runner, &open.target).await?;
         std::fs::rename(upload, &open.target)?;
         if let Some(directory) = open.target.parent() {
             File::open(directory)?.sync_all()?;
