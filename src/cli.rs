@@ -65,6 +65,21 @@ pub struct Simulator {
     /// Added to every call.
     #[arg(long, value_name = "L", default_value_t = 0)]
     pub latency_ms: u64,
+    /// Whose commands and parameters there are: 4.18 to 4.23.
+    #[arg(long, value_name = "4.N", default_value = "4.22")]
+    pub version: String,
+    /// Hosts of a new world; from the second on they are in a second cluster, at 127.0.0.2 and so on.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub hosts: u8,
+    /// Management servers behind the address; each knows its own sessions only.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub servers: usize,
+    /// Refuse changes by GET and signatures without an expiry.
+    #[arg(long)]
+    pub enforce_post: bool,
+    /// Misbehave: KIND[=VALUE][:COMMAND[:TIMES]], for example `throttle=500:listVolumes:3`.
+    #[arg(long = "fault", value_name = "FAULT")]
+    pub faults: Vec<String>,
     #[arg(long, value_name = "URI", default_value = "qemu:///system")]
     pub libvirt_uri: String,
 }

@@ -1,8 +1,29 @@
-//! The commands there are: who may call them, whether they make a job, what they take.
+//! The commands there are: in which version, who may call them, whether they make a job, what they take.
 
 use serde_json::{Value, json};
 
-use super::world::Kind;
+use super::world::{Account, Kind};
+
+/// CloudStack 4.x, as its second number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(u32);
+
+impl Version {
+    /// `4.22`; what was never released is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let minor = text.strip_prefix("4.")?.parse().ok()?;
+        (OLDEST..=NEWEST).contains(&minor).then_some(Self(minor))
+    }
+
+    /// As `listCapabilities` and hosts show it.
+    pub fn full(self) -> String {
+        format!("4.{}.0.0", self.0)
+    }
+
+    pub fn is_since(self, minor: u32) -> bool {
+        self.0 >= minor
+    }
+}
 
 /// A command of the API.
 pub struct Api {
@@ -10,33 +31,71 @@ pub struct Api {
     /// Root administrators only.
     pub admin: bool,
     pub asynchronous: bool,
-    pub params: &'static str,
+    /// Names; `@21` is the version they came with, `!` is for root administrators.
+    params: &'static str,
+    since: u32,
 }
 
 impl Api {
-    pub fn find(name: &str) -> Option<&'static Self> {
-        APIS.iter().find(|api| api.name == name)
+    pub fn find(name: &str, version: Version) -> Option<&'static Self> {
+        APIS.iter().find(|api| api.name == name && version.is_since(api.since))
     }
 
-    pub fn allows(&self, kind: Kind) -> bool {
-        !self.admin || kind == Kind::RootAdmin
+    pub fn allows(&self, caller: &Account) -> bool {
+        let listed =
+            caller.allowed.as_ref().is_none_or(|allowed| allowed.iter().any(|name| name == self.name));
+        listed && (!self.admin || caller.kind == Kind::RootAdmin)
+    }
+
+    /// `registerUserKeys` became a job in 4.23.
+    pub fn makes_job(&self, version: Version) -> bool {
+        self.asynchronous && (self.name != "registerUserKeys" || version.is_since(23))
+    }
+
+    fn params(&self, caller: &Account, version: Version) -> impl Iterator<Item = &'static str> {
+        let root = caller.kind == Kind::RootAdmin;
+        self.all().filter_map(move |(name, since, admin)| {
+            (version.is_since(since) && (root || !admin)).then_some(name)
+        })
+    }
+
+    /// Whether a parameter came with a later version.
+    pub fn comes_later(&self, name: &str, version: Version) -> bool {
+        self.all().any(|(known, since, _)| known == name && !version.is_since(since))
+    }
+
+    /// Name, version and whether it is for root administrators.
+    fn all(&self) -> impl Iterator<Item = (&'static str, u32, bool)> {
+        self.params.split_whitespace().map(|param| {
+            let (param, admin) = param.strip_suffix('!').map_or((param, false), |param| (param, true));
+            let (name, since) = param.split_once('@').unwrap_or((param, "0"));
+            (name, since.parse().unwrap_or(0), admin)
+        })
     }
 }
 
-/// The rows of `listApis` for one kind of account.
-pub fn listed(kind: Kind) -> Vec<Value> {
-    let rows = APIS.iter().filter(|api| api.allows(kind)).map(|api| {
-        let params = api.params.split_whitespace();
+/// The rows of `listApis` for one account.
+pub fn listed(caller: &Account, version: Version) -> Vec<Value> {
+    let known = APIS.iter().filter(|api| version.is_since(api.since) && api.allows(caller));
+    let rows = known.map(|api| {
+        let params = api.params(caller, version);
         let params: Vec<_> =
             params.map(|name| json!({"name": name, "type": "string", "required": false})).collect();
-        json!({"name": api.name, "isasync": api.asynchronous, "params": params})
+        json!({"name": api.name, "isasync": api.makes_job(version), "params": params})
     });
     rows.collect()
 }
 
 const fn api(name: &'static str, admin: bool, asynchronous: bool, params: &'static str) -> Api {
-    Api { name, admin, asynchronous, params }
+    Api { name, admin, asynchronous, params, since: OLDEST }
 }
+
+const fn since(minor: u32, api: Api) -> Api {
+    Api { since: minor, ..api }
+}
+
+const OLDEST: u32 = 18;
+const NEWEST: u32 = 23;
 
 /// Accounts of every kind; then root administrators. Sync; then async.
 const ALL: bool = false;
@@ -55,7 +114,7 @@ const APIS: &[Api] = &[
     api("listZones", ALL, SYNC, "id ids name available"),
     api("listPods", ADMIN, SYNC, "id name zoneid"),
     api("listClusters", ADMIN, SYNC, "id name zoneid podid hypervisor"),
-    api("listHosts", ADMIN, SYNC, "id name type zoneid clusterid state resourcestate hypervisor"),
+    api("listHosts", ADMIN, SYNC, "id name type zoneid clusterid state resourcestate hypervisor keyword"),
     api("listStoragePools", ADMIN, SYNC, "id name zoneid clusterid scope"),
     api("listImageStores", ADMIN, SYNC, "id name zoneid"),
     api("listNetworks", ALL, SYNC, "id name zoneid type listall projectid"),
@@ -94,16 +153,37 @@ const APIS: &[Api] = &[
         "deployVirtualMachine",
         ALL,
         JOB,
-        "zoneid serviceofferingid templateid name displayname startvm networkids details boottype bootmode account \
-         domainid diskofferingid size hypervisor userdata customid",
+        "zoneid serviceofferingid templateid volumeid@21 snapshotid@21 blankinstance@23! name displayname startvm \
+         networkids iptonetworklist details boottype bootmode account domainid projectid diskofferingid size hypervisor \
+         userdata userdataid affinitygroupids customid!",
     ),
-    api("createVolume", ALL, JOB, "name zoneid diskofferingid size account domainid customid"),
+    api(
+        "createVolume",
+        ALL,
+        JOB,
+        "name zoneid diskofferingid size account domainid projectid customid! storageid@23!",
+    ),
     api("attachVolume", ALL, JOB, "id virtualmachineid deviceid"),
     api("detachVolume", ALL, JOB, "id virtualmachineid deviceid"),
     api("destroyVolume", ALL, JOB, "id expunge"),
     api("resizeVolume", ALL, JOB, "id size shrinkok"),
     api("updateVolume", ADMIN, JOB, "id name path storageid state customid"),
-    api("importVolume", ADMIN, JOB, "path storageid name diskofferingid account domainid"),
+    since(
+        19,
+        api("importVolume", ADMIN, JOB, "path storageid name diskofferingid account domainid projectid"),
+    ),
+    since(19, api("listVolumesForImport", ADMIN, SYNC, "storageid path")),
+    api("assignVolume", ALL, SYNC, "volumeid accountid projectid"),
+    since(20, api("extractSnapshot", ADMIN, JOB, "id zoneid")),
+    since(23, api("updateVmNic", ALL, JOB, "nicid enabled")),
+    since(23, api("listUserKeys", ALL, SYNC, "userid keypairid listall")),
+    api("registerUserKeys", ALL, JOB, "id"),
+    api("updateUser", ADMIN, SYNC, "id password"),
+    api("createVMSnapshot", ALL, JOB, "virtualmachineid name description snapshotmemory"),
+    api("deleteVMSnapshot", ALL, JOB, "vmsnapshotid"),
+    api("revertToVMSnapshot", ALL, JOB, "vmsnapshotid"),
+    api("recoverVirtualMachine", ALL, SYNC, "id"),
+    api("updateDefaultNicForVirtualMachine", ALL, JOB, "virtualmachineid nicid"),
     api("extractVolume", ALL, JOB, "id zoneid mode"),
     api("createSnapshot", ALL, JOB, "volumeid name"),
     api("uploadVolume", ALL, JOB, "url name format zoneid"),

@@ -2,28 +2,80 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::apis::Version;
 use super::domain::{self, Libvirt};
+use super::fault::{self, Faults};
 use super::wire::{Params, Refusal};
 use super::world::{Account, Job, World, id, now};
-use super::{images, instances, volumes};
+use super::{images, instances, snapshots, volumes};
 
 pub struct Cloud {
     world: Mutex<World>,
-    /// JSESSIONID → (account, sessionkey).
-    pub sessions: Mutex<HashMap<String, (String, String)>>,
+    /// By JSESSIONID.
+    pub sessions: Mutex<HashMap<String, Session>>,
+    pub version: Version,
+    pub faults: Faults,
+    /// Seconds that its clock is ahead of this machine's.
+    pub clock: AtomicI64,
+    /// Management servers behind the one address; each knows its own sessions only.
+    pub servers: usize,
+    turns: AtomicUsize,
+    /// `enforce.post.requests.and.timestamps`.
+    pub enforce_post: bool,
     pub dir: PathBuf,
     pub libvirt: Option<Libvirt>,
     pub latency: Duration,
 }
 
+/// A login's.
+#[derive(Debug, Clone)]
+pub struct Session {
+    pub account: String,
+    pub key: String,
+    /// The management server that knows it.
+    pub server: usize,
+    /// Whether the second factor is still to come.
+    pub unverified: bool,
+}
+
 impl Cloud {
-    pub fn new(world: World, dir: PathBuf, libvirt: Option<Libvirt>, latency: Duration) -> Arc<Self> {
-        Arc::new(Self { world: Mutex::new(world), sessions: Mutex::default(), dir, libvirt, latency })
+    pub fn new(world: World, dir: PathBuf, libvirt: Option<Libvirt>, config: &super::Config) -> Self {
+        Self {
+            world: Mutex::new(world),
+            sessions: Mutex::default(),
+            version: config.version,
+            faults: Faults::default(),
+            clock: AtomicI64::new(0),
+            servers: config.servers.max(1),
+            turns: AtomicUsize::new(0),
+            enforce_post: config.enforce_post,
+            dir,
+            libvirt,
+            latency: config.latency,
+        }
+    }
+
+    /// The management server whose turn it is.
+    pub fn turn(&self) -> usize {
+        self.turns.fetch_add(1, Ordering::Relaxed) % self.servers
+    }
+
+    /// The present by the server's clock.
+    pub fn now(&self) -> jiff::Timestamp {
+        let ahead = jiff::SignedDuration::from_secs(self.clock.load(Ordering::Relaxed));
+        jiff::Timestamp::now().checked_add(ahead).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+    }
+
+    /// As a restart of the management server does: no session, and no job that runs, survives it.
+    pub fn restart(&self) {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.change(World::fail_lost_jobs);
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {
@@ -41,13 +93,30 @@ impl Cloud {
     }
 
     /// Checks an asynchronous command, makes its job, and answers at once.
-    pub fn submit(self: &Arc<Self>, caller: &Account, params: Params) -> Result<Value, Refusal> {
-        let (target, made) = self.change(|world| match instances::prepare(world, caller, &params)? {
-            Some(prepared) => Ok(prepared),
-            None => volumes::prepare(world, caller, &params),
+    pub fn submit(
+        self: &Arc<Self>,
+        caller: &Account,
+        params: Params,
+        fault: Option<fault::Kind>,
+    ) -> Result<Value, Refusal> {
+        let chosen = params.text("customjobid").map(str::to_owned);
+        if let Some(id) = &chosen
+            && (uuid::Uuid::try_parse(id).is_err() || self.world().jobs.contains_key(id))
+        {
+            return Err(Refusal::new(431, format!("{id} is not usable as the id of a job")));
+        }
+        let (target, made) = self.change(|world| {
+            if let Some(prepared) = instances::prepare(world, caller, &params)? {
+                return Ok(prepared);
+            }
+            match snapshots::prepare(world, caller, &params)? {
+                Some(prepared) => Ok(prepared),
+                None => volumes::prepare(world, caller, &params),
+            }
         })?;
         let job = Job {
-            id: id(),
+            id: chosen.unwrap_or_else(id),
+            bare: false,
             number: 0,
             account: caller.name.clone(),
             cmd: class(params.command()),
@@ -77,11 +146,21 @@ impl Cloud {
         tokio::spawn(async move {
             tokio::time::sleep(JOB_TIME).await;
             let target = target.map(|(_, id)| id).unwrap_or_default();
-            let outcome = cloud.perform(&caller, &params, &target).await;
-            cloud.change(|world| {
-                if let Some(job) = world.jobs.get_mut(&job_id) {
-                    job.completed = Some(now());
-                    job.outcome = Some(outcome.map_err(|refusal| (refusal.code, refusal.text)));
+            let outcome = match fault {
+                Some(fault) if fault.prevents() => Ok(Value::Null),
+                _ => cloud.perform(&caller, &params, &target).await,
+            };
+            let outcome = fault.map_or_else(|| outcome.clone(), |fault| fault.outcome(outcome.clone()));
+            cloud.change(|world| match fault {
+                Some(fault::Kind::JobHangs) => {}
+                Some(fault::Kind::JobExpired) => drop(world.jobs.remove(&job_id)),
+                _ => {
+                    // a restart may have ended it meanwhile
+                    if let Some(job) = world.jobs.get_mut(&job_id).filter(|job| job.outcome.is_none()) {
+                        job.completed = Some(now());
+                        job.bare = fault == Some(fault::Kind::JobBare);
+                        job.outcome = Some(outcome.map_err(|refusal| (refusal.code, refusal.text)));
+                    }
                 }
             });
         });
@@ -89,7 +168,10 @@ impl Cloud {
     }
 
     async fn perform(&self, caller: &Account, params: &Params, target: &str) -> Result<Value, Refusal> {
-        match instances::perform(self, caller, params, target).await? {
+        if let Some(result) = instances::perform(self, caller, params, target).await? {
+            return Ok(result);
+        }
+        match snapshots::perform(self, caller, params, target).await? {
             Some(result) => Ok(result),
             None => volumes::perform(self, caller, params, target).await,
         }
@@ -100,13 +182,14 @@ impl Cloud {
         let internal =
             |error: images::Error| Refusal::new(530, format!("Failed to create the volume: {error}"));
         let plan = self.change(|world| {
-            let first = world.pools.first().map(|pool| pool.id.clone());
-            let volume = world.volumes.get_mut(volume_id)?;
+            let volume = world.volumes.get(volume_id)?.clone();
             if volume.path.is_some() {
                 return None;
             }
-            volume.pool = volume.pool.clone().or(pool).or(first);
-            let name = volume.id.clone();
+            let pool = volume.pool.clone().or(pool).or_else(|| world.pool_for(&volume));
+            let name = volume.id;
+            let volume = world.volumes.get_mut(volume_id)?;
+            volume.pool = pool;
             let volume = volume.clone();
             let pool = world.pool(volume.pool.as_deref()?)?;
             let template =
@@ -141,6 +224,9 @@ impl Cloud {
         for volume in &volumes {
             self.allocate(volume, None).await?;
         }
+        let host = self.world().host_for(vm);
+        let host =
+            host.ok_or_else(|| Refusal::new(530, "Unable to start a VM due to insufficient capacity"))?;
         if let Some(libvirt) = &self.libvirt {
             let xml = {
                 let world = self.world();
@@ -160,6 +246,7 @@ impl Cloud {
             if let Some(vm) = world.vms.get_mut(vm) {
                 vm.state = "Running".into();
                 vm.ever_started = true;
+                vm.host = Some(host);
             }
         });
         Ok(())
@@ -174,7 +261,7 @@ impl Cloud {
         }
         self.change(|world| {
             if let Some(vm) = world.vms.get_mut(vm) {
-                vm.state = "Stopped".into();
+                (vm.state, vm.host) = ("Stopped".into(), None);
             }
         });
         Ok(())
@@ -192,7 +279,7 @@ impl Cloud {
         for id in gone {
             self.change(|world| {
                 if let Some(vm) = world.vms.get_mut(&id) {
-                    vm.state = "Stopped".into();
+                    (vm.state, vm.host) = ("Stopped".into(), None);
                 }
             });
         }
@@ -204,6 +291,7 @@ fn class(command: &str) -> String {
     let command = command.replace("VirtualMachine", "VM");
     let package = match command.as_str() {
         name if name.contains("Volume") => "volume",
+        name if name.contains("VMSnapshot") => "vmsnapshot",
         name if name.ends_with("Tags") => "tag",
         _ => "vm",
     };

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::world::{Vm, World};
+use super::world::{Vm, Volume, World};
 use crate::host::{Command, Local, Runner};
 
 /// The libvirt of this machine.
@@ -46,6 +46,34 @@ impl Libvirt {
         }
     }
 
+    /// Whether a backup job holds the domain.
+    pub async fn has_backup(&self, id: &str) -> bool {
+        self.virsh(&["domjobinfo", id]).await.is_ok_and(|text| text.contains("Backup"))
+    }
+
+    /// Plugs a volume into a running domain.
+    pub async fn plug(&self, id: &str, dir: &Path, disk: &str) -> Result<(), String> {
+        self.with_device("attach-device", id, dir, disk).await
+    }
+
+    pub async fn unplug(&self, id: &str, dir: &Path, disk: &str) -> Result<(), String> {
+        self.with_device("detach-device", id, dir, disk).await
+    }
+
+    /// Grows a disk of a running domain.
+    pub async fn resize(&self, id: &str, device: u32, size: u64) -> Result<(), String> {
+        let target = format!("vd{}", char::from(b'a' + u8::try_from(device.min(25)).unwrap_or(0)));
+        self.virsh(&["blockresize", id, &target, &format!("{size}B")]).await.map(drop)
+    }
+
+    async fn with_device(&self, verb: &str, id: &str, dir: &Path, disk: &str) -> Result<(), String> {
+        let path = dir.join(format!("{id}.disk.xml"));
+        std::fs::write(&path, disk).map_err(|error| error.to_string())?;
+        let done = self.virsh(&[verb, id, &path.display().to_string(), "--live"]).await;
+        let _ = std::fs::remove_file(&path);
+        done.map(drop)
+    }
+
     /// The ids of all domains that run.
     pub async fn running(&self) -> Result<HashSet<String>, String> {
         let text = self.virsh(&["list", "--uuid"]).await?;
@@ -61,21 +89,8 @@ impl Libvirt {
 
 /// The domain of an instance, with the live shape of CloudStack's (see the recorded `dumpxml`).
 pub fn xml(world: &World, vm: &Vm) -> String {
-    let disks: String = world
-        .volumes_of(&vm.id)
-        .into_iter()
-        .filter_map(|volume| {
-            let file = world.file(volume)?.display().to_string();
-            let serial: String = volume.id.chars().filter(|c| *c != '-').take(20).collect();
-            let device = volume.device? as u8;
-            let target = format!("vd{}", (b'a' + device.min(25)) as char);
-            Some(format!(
-                "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='{}'/>\
-                 <target dev='{target}' bus='virtio'/><serial>{serial}</serial></disk>",
-                escape(&file)
-            ))
-        })
-        .collect();
+    let disks: String =
+        world.volumes_of(&vm.id).into_iter().filter_map(|volume| disk(world, volume)).collect();
     format!(
         "<domain type='@TYPE@'><name>{}</name><uuid>{}</uuid><description>{}</description>\
          <memory unit='MiB'>{}</memory><vcpu>{}</vcpu>\
@@ -89,6 +104,19 @@ pub fn xml(world: &World, vm: &Vm) -> String {
         vm.memory,
         vm.cpus,
     )
+}
+
+/// One disk of a domain.
+pub fn disk(world: &World, volume: &Volume) -> Option<String> {
+    let file = world.file(volume)?.display().to_string();
+    let serial: String = volume.id.chars().filter(|c| *c != '-').take(20).collect();
+    let device = u8::try_from(volume.device?).ok()?.min(25);
+    let target = format!("vd{}", char::from(b'a' + device));
+    Some(format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='{}'/>\
+         <target dev='{target}' bus='virtio'/><serial>{serial}</serial></disk>",
+        escape(&file)
+    ))
 }
 
 fn escape(text: &str) -> String {

@@ -28,7 +28,7 @@ pub fn prepare(world: &mut World, caller: &Account, params: &Params) -> Result<O
             let vm = owned(world, caller, &command, "id", params)?;
             about(&vm)
         }
-        "addNicToVirtualMachine" | "removeNicFromVirtualMachine" => {
+        "addNicToVirtualMachine" | "removeNicFromVirtualMachine" | "updateDefaultNicForVirtualMachine" => {
             let vm = owned(world, caller, &command, "virtualmachineid", params)?;
             about(&vm)
         }
@@ -54,6 +54,27 @@ pub fn owned(
     }
 }
 
+/// Who a new object will belong to.
+pub fn owner(world: &World, caller: &Account, params: &Params) -> Result<String, Refusal> {
+    if let Some(id) = params.text("projectid") {
+        let project = world.projects.iter().find(|project| project.id == id);
+        let project = project.ok_or_else(|| Refusal::no_such(params.command(), "projectid", id))?;
+        return match world.sees(caller, &project.account) {
+            true => Ok(project.account.clone()),
+            false => Err(Refusal::foreign()),
+        };
+    }
+    let Some(name) = params.text("account") else { return Ok(caller.name.clone()) };
+    let Some(domain) = params.text("domainid") else {
+        return Err(Refusal::new(431, "Account name and domain id must be specified together"));
+    };
+    let found = world.accounts.iter().find(|account| account.name == name && account.domain == domain);
+    match found.filter(|account| world.sees(caller, &account.name)) {
+        Some(account) => Ok(account.name.clone()),
+        None => Err(Refusal::foreign()),
+    }
+}
+
 fn deploy(world: &mut World, caller: &Account, params: &Params) -> Result<String, Refusal> {
     let command = "deployVirtualMachine";
     let required = |name: &str| params.text(name).ok_or_else(|| Refusal::missing(command, name));
@@ -66,16 +87,28 @@ fn deploy(world: &mut World, caller: &Account, params: &Params) -> Result<String
     let offering = offering.ok_or_else(|| {
         Refusal::no_such(command, "serviceofferingid", required("serviceofferingid").unwrap_or_default())
     })?;
-    let template = params.text("templateid").ok_or_else(|| {
-        Refusal::new(
+    let blank = params.flag("blankinstance") && caller.kind == Kind::RootAdmin;
+    let given = params.text("volumeid").is_some();
+    let template = params.text("templateid");
+    if !blank && given == template.is_some() {
+        return Err(Refusal::new(
             431,
             "Please provide only one of the following parameters - template ID, volume ID or snapshot ID",
-        )
-    })?;
-    let template = world.templates.iter().find(|row| row.id == template).cloned();
+        ));
+    }
+    let template = match template {
+        None => world.templates.first().cloned(),
+        Some(id) => world.templates.iter().find(|row| row.id == id).cloned(),
+    };
     let template = template.ok_or_else(|| {
         Refusal::no_such(command, "templateid", params.text("templateid").unwrap_or_default())
     })?;
+    if given {
+        let id = super::volumes::owned_by(world, caller, command, "volumeid", params)?;
+        if world.volumes.get(&id).is_none_or(|volume| volume.vm.is_some() || volume.state != "Ready") {
+            return Err(Refusal::new(431, "The volume is not ready, or attached"));
+        }
+    }
     if params.text("customid").is_some() && caller.kind != Kind::RootAdmin {
         return Err(Refusal::new(
             531,
@@ -97,10 +130,7 @@ fn deploy(world: &mut World, caller: &Account, params: &Params) -> Result<String
     };
     let cpus = custom(offering.cpus.map(u64::from), "cpuNumber")?;
     let memory = custom(offering.memory, "memory")?;
-    let owner = params.text("account").unwrap_or(&caller.name).to_owned();
-    if !world.sees(caller, &owner) {
-        return Err(Refusal::foreign());
-    }
+    let owner = owner(world, caller, params)?;
     let name = params.text("name").map(str::to_owned);
     if let Some(name) = &name
         && !is_host_name(name)
@@ -112,7 +142,10 @@ fn deploy(world: &mut World, caller: &Account, params: &Params) -> Result<String
             ),
         ));
     }
-    let networks = networks(world, &owner, params)?;
+    let networks = match blank && params.text("networkids").is_none() {
+        true => Vec::new(),
+        false => networks(world, &owner, params)?,
+    };
     let seq = world.number();
     let vm_id = params.text("customid").map_or_else(id, str::to_owned);
     let name = name.unwrap_or_else(|| format!("VM-{vm_id}"));
@@ -140,7 +173,11 @@ fn deploy(world: &mut World, caller: &Account, params: &Params) -> Result<String
         details: details.into_iter().filter(|(key, _)| visible(key)).collect(),
         boot,
         ever_started: false,
+        host: None,
     };
+    if let Some(volume) = params.text("volumeid").and_then(|id| world.volumes.get_mut(id)) {
+        (volume.vm, volume.device, volume.root) = (Some(vm_id.clone()), Some(0), true);
+    }
     let root = Volume {
         id: id(),
         number: world.number(),
@@ -157,7 +194,9 @@ fn deploy(world: &mut World, caller: &Account, params: &Params) -> Result<String
         template: Some(template.id),
         created: now(),
     };
-    world.volumes.insert(root.id.clone(), root);
+    if !blank && !given {
+        world.volumes.insert(root.id.clone(), root);
+    }
     world.vms.insert(vm_id.clone(), vm);
     world.event(
         "VM.CREATE",
@@ -308,12 +347,41 @@ pub async fn perform(
                 }
             })?;
         }
+        "updateDefaultNicForVirtualMachine" => {
+            let wanted = params.text("nicid").unwrap_or_default().to_owned();
+            cloud.change(|world| {
+                let Some(vm) = world.vms.get_mut(vm) else { return Ok(()) };
+                if !vm.nics.iter().any(|nic| nic.id == wanted) {
+                    return Err(Refusal::no_such("updateDefaultNicForVirtualMachine", "nicid", &wanted));
+                }
+                vm.nics.iter_mut().for_each(|nic| nic.default = nic.id == wanted);
+                Ok(())
+            })?;
+        }
         "createTags" | "deleteTags" => return tags(cloud, caller, params).map(Some),
         _ => return Ok(None),
     }
     let world = cloud.world();
     let row = world.vms.get(vm).map(|row| View { world: &world, caller }.vm(row));
     Ok(Some(json!({"virtualmachine": row})))
+}
+
+/// `recoverVirtualMachine`: back from `Destroyed`.
+pub fn recover(cloud: &Cloud, caller: &Account, params: &Params) -> Result<Value, Refusal> {
+    let id = owned(&cloud.world(), caller, "recoverVirtualMachine", "id", params)?;
+    if caller.kind != Kind::RootAdmin {
+        return Err(Refusal::new(531, "Recovering a vm can only be done by an Admin."));
+    }
+    cloud.change(|world| match world.vms.get_mut(&id) {
+        Some(vm) if vm.state == "Destroyed" => {
+            vm.state = "Stopped".into();
+            Ok(())
+        }
+        _ => Err(Refusal::new(431, "Unable to recover: the vm is not destroyed")),
+    })?;
+    let world = cloud.world();
+    let row = world.vms.get(&id).map(|vm| View { world: &world, caller }.vm(vm));
+    Ok(json!({"virtualmachine": row}))
 }
 
 /// `allow.user.expunge.recover.vm` is off.
@@ -339,6 +407,7 @@ fn destroy(cloud: &Cloud, vm: &str, expunge: bool, along: &[String]) {
                 (kept.vm, kept.device) = (None, None);
             }
         }
+        world.snapshots.retain(|snapshot| snapshot.vm != vm);
         if expunge {
             world.vms.remove(vm);
         } else if let Some(vm) = world.vms.get_mut(vm) {

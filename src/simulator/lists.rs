@@ -2,17 +2,21 @@
 
 use serde_json::{Value, json};
 
-use super::apis;
-use super::rows::{VERSION, View};
+use super::apis::{self, Version};
+use super::rows::View;
 use super::wire::{Params, Refusal};
 use super::world::{Kind, World};
 
 /// The rows of a list command under their key; `None` for a command that is no list.
-pub fn rows(view: View<'_>, params: &Params) -> Result<Option<(&'static str, Vec<Value>)>, Refusal> {
+pub fn rows(
+    view: View<'_>,
+    version: Version,
+    params: &Params,
+) -> Result<Option<(&'static str, Vec<Value>)>, Refusal> {
     let (world, caller) = (view.world, view.caller);
     let rows = match params.command() {
         "listApis" => {
-            let all = apis::listed(caller.kind);
+            let all = apis::listed(caller, version);
             let named = params
                 .text("name")
                 .map(|name| all.iter().filter(|api| api["name"] == name).cloned().collect());
@@ -28,15 +32,17 @@ pub fn rows(view: View<'_>, params: &Params) -> Result<Option<(&'static str, Vec
         "listPods" => {
             ("pod", vec![json!({"id": world.ids.pod, "name": "pod-sim1", "zoneid": world.ids.zone})])
         }
-        "listClusters" => ("cluster", vec![view.cluster()]),
-        "listHosts" => ("host", vec![view.host()]),
+        "listClusters" => ("cluster", world.clusters.iter().map(|cluster| view.cluster(cluster)).collect()),
+        "listHosts" => ("host", world.hosts.iter().map(|host| view.host(host, version)).collect()),
         "listStoragePools" => ("storagepool", world.pools.iter().map(|pool| view.pool(pool)).collect()),
         "listImageStores" => ("imagestore", Vec::new()),
         "listNetworks" => {
-            let seen = world
-                .networks
-                .iter()
-                .filter(|network| network.owner.as_deref().is_none_or(|owner| world.sees(caller, owner)));
+            let seen = world.networks.iter().filter(|network| {
+                network
+                    .owner
+                    .as_deref()
+                    .is_none_or(|owner| world.sees(caller, owner) && in_scope(world, owner, params))
+            });
             ("network", seen.map(|network| view.network(network)).collect())
         }
         "listVirtualMachines" => ("virtualmachine", virtual_machines(view, params)?),
@@ -47,8 +53,29 @@ pub fn rows(view: View<'_>, params: &Params) -> Result<Option<(&'static str, Vec
             ("nic", vm.map(|vm| vm.nics.iter().map(|nic| view.nic(nic)).collect()).unwrap_or_default())
         }
         "listSnapshots" => ("snapshot", Vec::new()),
-        "listVMSnapshot" => ("vmSnapshot", Vec::new()),
-        "listProjects" => ("project", Vec::new()),
+        "listVMSnapshot" => {
+            let wanted = |name: &str, value: &str| params.text(name).is_none_or(|text| text == value);
+            let seen = world.snapshots.iter().filter(|snapshot| {
+                world.sees(caller, &snapshot.account)
+                    && wanted("virtualmachineid", &snapshot.vm)
+                    && wanted("vmsnapshotid", &snapshot.id)
+            });
+            ("vmSnapshot", seen.map(|snapshot| view.snapshot(snapshot)).collect())
+        }
+        "listProjects" => {
+            let seen = world.projects.iter().filter(|project| world.sees(caller, &project.account));
+            ("project", seen.map(|project| view.project(project)).collect())
+        }
+        "listVolumesForImport" => ("volumeforimport", Vec::new()),
+        "listUserKeys" => {
+            let seen = world.accounts.iter().filter(|account| {
+                !account.api_key.is_empty()
+                    && params.text("userid").map_or(account.name == caller.name, |id| account.user_id == id)
+                    && world.sees(caller, &account.name)
+            });
+            let rows = seen.map(|account| json!({"id": account.id, "name": "default", "apikey": account.api_key, "secretkey": account.secret_key, "userid": account.user_id}));
+            ("userapikey", rows.collect())
+        }
         "listIsos" => ("iso", Vec::new()),
         "listTags" => {
             let tags = world.tags.iter().filter(|tag| world.sees(caller, &tag.account));
@@ -106,9 +133,9 @@ pub fn rows(view: View<'_>, params: &Params) -> Result<Option<(&'static str, Vec
 }
 
 /// `listCapabilities`.
-pub fn capabilities() -> Value {
+pub fn capabilities(version: Version) -> Value {
     json!({"capability": {
-        "securitygroupsenabled": false, "dynamicrolesenabled": true, "cloudstackversion": VERSION,
+        "securitygroupsenabled": false, "dynamicrolesenabled": true, "cloudstackversion": version.full(),
         "userpublictemplateenabled": true, "supportELB": "false", "projectinviterequired": false,
         "allowusercreateprojects": true, "customdiskofferingminsize": 1, "customdiskofferingmaxsize": 1024,
         "kvmsnapshotenabled": true, "allowuserviewdestroyedvm": false, "allowuserexpungerecovervm": false,
@@ -124,8 +151,13 @@ fn virtual_machines(view: View<'_>, params: &Params) -> Result<Vec<Value>, Refus
         return Err(Refusal::no_such("listVirtualMachines", "id", id));
     }
     let hidden = |state: &str| state == "Destroyed" && caller.kind != Kind::RootAdmin;
-    let mut seen: Vec<_> =
-        world.vms.values().filter(|vm| world.sees(caller, &vm.account) && !hidden(&vm.state)).collect();
+    let mut seen: Vec<_> = world
+        .vms
+        .values()
+        .filter(|vm| {
+            world.sees(caller, &vm.account) && in_scope(world, &vm.account, params) && !hidden(&vm.state)
+        })
+        .collect();
     seen.sort_by_key(|vm| vm.number);
     // rows are made for those that pass the cheap filters only: a thousand rows cost
     let wanted = params.text("id");
@@ -146,14 +178,27 @@ fn volumes(view: View<'_>, params: &Params) -> Result<Vec<Value>, Refusal> {
     {
         return Err(Refusal::no_such("listVolumes", "id", id));
     }
-    let mut seen: Vec<_> =
-        world.volumes.values().filter(|volume| world.sees(caller, &volume.account)).collect();
+    let mut seen: Vec<_> = world
+        .volumes
+        .values()
+        .filter(|volume| world.sees(caller, &volume.account) && in_scope(world, &volume.account, params))
+        .collect();
     seen.sort_by_key(|volume| std::cmp::Reverse(volume.number));
     let (id, vm) = (params.text("id"), params.text("virtualmachineid"));
     let seen = seen.into_iter().filter(|volume| {
         id.is_none_or(|id| volume.id == id) && vm.is_none_or(|vm| volume.vm.as_deref() == Some(vm))
     });
     Ok(seen.map(|volume| view.volume(volume)).collect())
+}
+
+/// What belongs to a project is left out unless projects are asked for, or one object by its id.
+fn in_scope(world: &World, owner: &str, params: &Params) -> bool {
+    match (world.project_of(owner), params.text("projectid")) {
+        (None, Some(wanted)) => wanted == "-1",
+        (None, None) => true,
+        (Some(_), None) => params.text("id").is_some(),
+        (Some(project), Some(wanted)) => wanted == "-1" || wanted == project.id,
+    }
 }
 
 /// The filters that many lists share.

@@ -4,15 +4,18 @@
 //! It follows `cloudstack-api.md` and the recordings. A room of its own: it shares no type with the
 //! client it is asked by, so that a shared mistake cannot hide itself.
 
+mod accounts;
 mod apis;
 mod cloud;
 mod domain;
+mod fault;
 mod images;
 mod instances;
 mod lists;
 mod rows;
 mod seed;
 mod server;
+mod snapshots;
 mod volumes;
 mod wire;
 mod world;
@@ -27,6 +30,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::serve;
+pub use apis::Version;
 use cloud::Cloud;
 use domain::Libvirt;
 use world::World;
@@ -42,6 +46,15 @@ pub struct Config {
     pub libvirt_uri: String,
     /// Added to every call.
     pub latency: Duration,
+    pub version: Version,
+    /// Of a new world; the second and all others are in a second cluster, at 127.0.0.2 and so on.
+    pub hosts: u8,
+    /// Management servers behind the one address.
+    pub servers: usize,
+    /// `enforce.post.requests.and.timestamps`.
+    pub enforce_post: bool,
+    /// What goes wrong: see [`fault`].
+    pub faults: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +67,8 @@ pub enum Error {
     Image(#[from] images::Error),
     #[error("libvirt does not answer at {uri}: {text} (start libvirtd, or use --no-libvirt)")]
     Libvirt { uri: String, text: String },
+    #[error(transparent)]
+    Fault(#[from] fault::Unknown),
     #[error("the first instance could not be started: {0}")]
     Start(String),
 }
@@ -87,7 +102,7 @@ impl Simulator {
         let state = dir.join("state.json");
         let known = World::load(&state).map_err(at(&state))?;
         let fresh = known.is_none();
-        let mut world = known.unwrap_or_else(|| seed::world(&dir, config.instances));
+        let mut world = known.unwrap_or_else(|| seed::world(&dir, config.instances, config.hosts));
         match fresh {
             true => furnish(&mut world).await?,
             false => world.fail_lost_jobs(),
@@ -108,7 +123,8 @@ impl Simulator {
             .map_err(at(&path))?;
         world.save(&state).map_err(at(&state))?;
         let first = world.vms.values().find(|vm| vm.name == "writer").map(|vm| vm.id.clone());
-        let cloud = Cloud::new(world, dir, libvirt, config.latency);
+        let cloud = Arc::new(Cloud::new(world, dir, libvirt, &config));
+        cloud.faults.set(config.faults.iter().map(String::as_str))?;
         cloud.look().await;
         if let Some(first) = first.filter(|_| fresh) {
             cloud.power_on(&first).await.map_err(|refusal| Error::Start(refusal.text))?;
@@ -169,7 +185,7 @@ async fn furnish(world: &mut World) -> Result<(), Error> {
     for pool in &world.pools {
         let dir = PathBuf::from(&pool.dir);
         std::fs::create_dir_all(&dir).map_err(|source| Error::File { path: dir.clone(), source })?;
-        for template in &world.templates {
+        for template in world.templates.iter().filter(|_| pool.has_files()) {
             images::template(&dir.join(&template.file)).await?;
         }
     }

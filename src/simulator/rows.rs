@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::world::{Account, Job, Kind, Nic, Vm, Volume, World};
+use super::apis::Version;
+use super::world::{Account, Cluster, Host, Job, Kind, Nic, Project, Vm, VmSnapshot, Volume, World};
 
 /// Whose eyes a row is made for.
 #[derive(Clone, Copy)]
@@ -19,7 +20,12 @@ impl View<'_> {
     fn owner(&self, name: &str, row: &mut Value) {
         let account = self.world.account(name);
         let domain = account.and_then(|account| self.world.domain(&account.domain));
-        row["account"] = name.into();
+        match self.world.project_of(name) {
+            None => row["account"] = name.into(),
+            Some(project) => {
+                (row["project"], row["projectid"]) = (project.name.clone().into(), project.id.clone().into());
+            }
+        }
         row["domainid"] = domain.map(|domain| domain.id.clone()).into();
         row["domain"] = domain.map(|domain| domain.name.clone()).into();
         row["domainpath"] = domain.map(|domain| domain.path.clone()).into();
@@ -46,9 +52,9 @@ impl View<'_> {
         })
     }
 
-    pub fn cluster(&self) -> Value {
+    pub fn cluster(&self, cluster: &Cluster) -> Value {
         json!({
-            "id": self.world.ids.cluster, "name": "cluster-sim1", "podid": self.world.ids.pod, "podname": POD,
+            "id": cluster.id, "name": cluster.name, "podid": self.world.ids.pod, "podname": POD,
             "zoneid": self.world.ids.zone, "zonename": ZONE, "hypervisortype": "KVM", "clustertype": "CloudManaged",
             "allocationstate": "Enabled", "managedstate": "Managed", "cpuovercommitratio": "1.0",
             "memoryovercommitratio": "1.0", "arch": "x86_64",
@@ -56,30 +62,44 @@ impl View<'_> {
         })
     }
 
-    pub fn host(&self) -> Value {
+    pub fn host(&self, host: &Host, version: Version) -> Value {
         json!({
-            "id": self.world.ids.host, "name": HOST, "state": "Up", "type": "Routing", "ipaddress": "127.0.0.1",
+            "id": host.id, "name": host.name, "state": host.state, "type": "Routing", "ipaddress": host.address,
             "zoneid": self.world.ids.zone, "zonename": ZONE, "podid": self.world.ids.pod, "podname": POD,
-            "version": VERSION, "hypervisor": "KVM", "cpusockets": 1, "cpunumber": 2, "cpuspeed": 2596,
+            "version": version.full(), "hypervisor": "KVM", "cpusockets": 1, "cpunumber": 2, "cpuspeed": 2596,
             "cpuallocated": "10.0%", "cpuused": "1.2%", "memorytotal": 24_202_760_192u64, "memoryallocated": 0,
-            "memoryused": 1_926_549_504u64, "capabilities": "hvm,snapshot", "clusterid": self.world.ids.cluster,
-            "clustername": "cluster-sim1", "clustertype": "CloudManaged", "islocalstorageactive": false,
+            "memoryused": 1_926_549_504u64, "capabilities": "hvm,snapshot", "clusterid": host.cluster,
+            "clustername": self.cluster_name(&host.cluster), "clustertype": "CloudManaged", "islocalstorageactive": false,
             "created": "2026-11-22T21:14:07+0000", "resourcestate": "Enabled", "hahost": false,
             "details": {"Host.OS": "Debian GNU/Linux", "Host.OS.Version": "12", "secured": "false"},
             "ueficapability": false, "encryptionsupported": false, "arch": "x86_64", "hasannotations": false,
         })
     }
 
+    fn cluster_name(&self, id: &str) -> Option<&str> {
+        self.world.clusters.iter().find(|cluster| cluster.id == id).map(|cluster| cluster.name.as_str())
+    }
+
     pub fn pool(&self, pool: &super::world::Pool) -> Value {
-        json!({
-            "id": pool.id, "zoneid": self.world.ids.zone, "zonename": ZONE, "podid": self.world.ids.pod, "podname": POD,
-            "name": pool.name, "ipaddress": if pool.kind == "NetworkFilesystem" { "127.0.0.1" } else { "localhost" },
+        let host = pool.host.as_deref().and_then(|id| self.world.host(id));
+        let address = match (pool.kind.as_str(), host) {
+            ("NetworkFilesystem", _) => "127.0.0.1",
+            (_, Some(host)) => &host.address,
+            _ => "localhost",
+        };
+        let mut row = json!({
+            "id": pool.id, "zoneid": self.world.ids.zone, "zonename": ZONE, "name": pool.name, "ipaddress": address,
             "path": pool.path, "created": "2026-11-22T21:15:11+0000", "type": pool.kind,
-            "clusterid": self.world.ids.cluster, "clustername": "cluster-sim1", "disksizetotal": 270_553_174_016u64,
-            "disksizeallocated": 0, "disksizeused": 14_541_398_016u64, "state": "Up", "scope": "CLUSTER",
-            "overprovisionfactor": "2.0", "hypervisor": "KVM", "provider": "DefaultPrimary", "managed": false,
-            "details": {}, "hasannotations": false,
-        })
+            "disksizetotal": 270_553_174_016u64, "disksizeallocated": 0, "disksizeused": 14_541_398_016u64,
+            "state": "Up", "scope": pool.scope, "overprovisionfactor": "2.0", "hypervisor": "KVM",
+            "provider": "DefaultPrimary", "managed": false, "details": {}, "hasannotations": false,
+        });
+        if let Some(cluster) = &pool.cluster {
+            (row["podid"], row["podname"]) = (self.world.ids.pod.clone().into(), POD.into());
+            (row["clusterid"], row["clustername"]) =
+                (cluster.clone().into(), self.cluster_name(cluster).into());
+        }
+        row
     }
 
     pub fn network(&self, network: &super::world::Network) -> Value {
@@ -121,7 +141,7 @@ impl View<'_> {
         json!({
             "id": offering.id, "name": offering.name, "state": "Active", "displaytext": offering.name,
             "disksize": offering.size.unwrap_or(0), "created": "2026-11-22T21:07:25+0000",
-            "iscustomized": offering.size.is_none(), "storagetype": "shared", "provisioningtype": "thin",
+            "iscustomized": offering.size.is_none(), "storagetype": offering.storage, "provisioningtype": "thin",
             "displayoffering": true, "disksizestrictness": false, "encrypt": false, "hasannotations": false,
         })
     }
@@ -146,6 +166,7 @@ impl View<'_> {
     pub fn user(&self, account: &Account) -> Value {
         let (number, role) = match account.kind {
             Kind::User => (0, "User"),
+            Kind::Project => (5, "User"),
             Kind::RootAdmin => (1, "Admin"),
             Kind::DomainAdmin => (2, "DomainAdmin"),
         };
@@ -153,9 +174,12 @@ impl View<'_> {
             "id": account.user_id, "username": account.name, "firstname": account.name, "lastname": "Sim",
             "email": format!("{}@example.org", account.name), "created": "2026-11-22T21:01:11+0000",
             "state": if account.failed_logins >= MAX_FAILED { "disabled" } else { "enabled" }, "accounttype": number,
-            "usersource": "native", "roletype": role, "rolename": account.role, "apikey": account.api_key,
-            "accountid": account.id, "is2faenabled": false,
+            "usersource": "native", "roletype": role, "rolename": account.role, "accountid": account.id,
+            "is2faenabled": account.second_factor,
         });
+        if !account.api_key.is_empty() {
+            row["apikey"] = account.api_key.clone().into();
+        }
         self.owner(&account.name, &mut row);
         row
     }
@@ -204,8 +228,8 @@ impl View<'_> {
             row["instancename"] = self.world.instance_name(vm).into();
             row["displayvm"] = true.into();
             row["arch"] = "x86_64".into();
-            if vm.state == "Running" {
-                (row["hostid"], row["hostname"]) = (self.world.ids.host.clone().into(), HOST.into());
+            if let Some(host) = vm.host.as_deref().and_then(|id| self.world.host(id)) {
+                (row["hostid"], row["hostname"]) = (host.id.clone().into(), host.name.clone().into());
             }
         } else {
             row["readonlydetails"] = "dataDiskController, rootDiskController".into();
@@ -246,13 +270,40 @@ impl View<'_> {
                 volume.pool.as_deref().and_then(|id| self.world.pool(id)).filter(|_| volume.path.is_some())
             {
                 (row["storage"], row["storageid"]) = (pool.name.clone().into(), pool.id.clone().into());
-                (row["storagetype"], row["hypervisor"]) = ("shared".into(), "KVM".into());
+                (row["storagetype"], row["hypervisor"]) = (pool.storage_type().into(), "KVM".into());
                 row["path"] = volume.path.clone().into();
-                (row["clusterid"], row["clustername"]) =
-                    (self.world.ids.cluster.clone().into(), "cluster-sim1".into());
-                (row["podid"], row["podname"]) = (self.world.ids.pod.clone().into(), POD.into());
+                if let Some(cluster) = &pool.cluster {
+                    (row["clusterid"], row["clustername"]) =
+                        (cluster.clone().into(), self.cluster_name(cluster).into());
+                    (row["podid"], row["podname"]) = (self.world.ids.pod.clone().into(), POD.into());
+                }
             }
         }
+        row
+    }
+
+    pub fn project(&self, project: &Project) -> Value {
+        let domain = self.world.domain(&project.domain);
+        json!({
+            "id": project.id, "name": project.name, "displaytext": project.name,
+            "projectaccountname": project.account, "domainid": project.domain,
+            "domain": domain.map(|domain| domain.name.clone()), "state": "Active", "tags": [],
+        })
+    }
+
+    pub fn snapshot(&self, snapshot: &VmSnapshot) -> Value {
+        let vm = self.world.vms.get(&snapshot.vm);
+        let mut row = json!({
+            "id": snapshot.id, "name": format!("{}_VS_{}", vm.map(|vm| self.world.instance_name(vm)).unwrap_or_default(), snapshot.number),
+            "displayname": snapshot.name, "description": snapshot.description, "state": snapshot.state,
+            "type": snapshot.kind, "current": snapshot.current, "virtualmachineid": snapshot.vm,
+            "virtualmachinename": vm.map(|vm| vm.name.clone()), "zoneid": self.world.ids.zone, "zonename": ZONE,
+            "created": snapshot.created, "hypervisor": "KVM", "tags": [], "hasannotations": false,
+        });
+        if let Some(parent) = &snapshot.parent {
+            row["parent"] = parent.clone().into();
+        }
+        self.owner(&snapshot.account, &mut row);
         row
     }
 
@@ -275,7 +326,10 @@ impl View<'_> {
                 Ok(result) => (row["jobstatus"], row["jobresult"]) = (1.into(), result.clone()),
                 Err((code, text)) => {
                     (row["jobstatus"], row["jobresultcode"]) = (2.into(), (*code).into());
-                    row["jobresult"] = json!({"errorcode": code, "errortext": text});
+                    row["jobresult"] = match job.bare {
+                        true => text.clone().into(),
+                        false => json!({"errorcode": code, "errortext": text}),
+                    };
                 }
             }
         }
@@ -285,7 +339,5 @@ impl View<'_> {
 
 /// After so many wrong passwords a user is disabled.
 pub const MAX_FAILED: u32 = 5;
-pub const VERSION: &str = "4.22.0.0";
 const ZONE: &str = "sim1";
 const POD: &str = "pod-sim1";
-const HOST: &str = "simhost1";

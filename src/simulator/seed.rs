@@ -7,17 +7,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::images::TEMPLATE_SIZE;
+use super::rows::MAX_FAILED;
 use super::world::{
-    Account, DiskOffering, Domain, Ids, Kind, Network, Nic, Offering, Pool, Template, Vm, Volume, World, id,
-    now,
+    Account, Cluster, DiskOffering, Domain, Host, Ids, Kind, Network, Nic, Offering, Pool, Project, Template,
+    Vm, Volume, World, id, now,
 };
 
 /// A new world below `dir`, with so many instances. Files are made later.
-pub fn world(dir: &Path, instances: usize) -> World {
-    let domains = ["ROOT", "acme", "globex"].map(|name| Domain {
+pub fn world(dir: &Path, instances: usize, hosts: u8) -> World {
+    let domains = ["ROOT", "ROOT/acme", "ROOT/globex", "ROOT/acme/dev"].map(|path| Domain {
         id: id(),
-        name: name.to_owned(),
-        path: if name == "ROOT" { name.to_owned() } else { format!("ROOT/{name}") },
+        name: path.rsplit('/').next().unwrap_or(path).to_owned(),
+        path: path.to_owned(),
     });
     let account = |number: u64, name: &str, domain: usize, kind: Kind, role: &str| Account {
         id: id(),
@@ -29,32 +30,72 @@ pub fn world(dir: &Path, instances: usize) -> World {
         password: "password".to_owned(),
         api_key: key(),
         secret_key: key(),
-        failed_logins: 0,
+        key_access: true,
         number,
+        ..Account::default()
     };
+    let keyless = |account: Account| Account { api_key: String::new(), secret_key: String::new(), ..account };
     let accounts = vec![
         account(2, "admin", 0, Kind::RootAdmin, "Root Admin"),
-        account(3, "gateway", 0, Kind::RootAdmin, "oVirt gateway"),
+        Account {
+            allowed: Some(SERVICE.iter().map(|name| (*name).to_owned()).collect()),
+            ..account(3, "gateway", 0, Kind::RootAdmin, "oVirt gateway")
+        },
         account(4, "alice", 1, Kind::User, "User"),
         account(5, "bob", 2, Kind::User, "User"),
         account(6, "carol", 1, Kind::DomainAdmin, "Domain Admin"),
+        keyless(account(7, "dave", 1, Kind::User, "User")),
+        keyless(Account { second_factor: true, ..account(8, "erin", 1, Kind::User, "User") }),
+        Account { failed_logins: MAX_FAILED, ..account(9, "frank", 1, Kind::User, "User") },
+        Account {
+            allowed: Some(READ_ONLY.iter().map(|name| (*name).to_owned()).collect()),
+            ..account(10, "grace", 0, Kind::RootAdmin, "Read-Only Admin")
+        },
+        account(11, "heidi@corp.example", 3, Kind::User, "User"),
+        account(12, "ivan", 1, Kind::User, "User"),
+        keyless(Account { password: key(), ..account(13, "PrjAcct-apollo-1", 1, Kind::Project, "") }),
     ];
-    let nfs = id();
-    let pools = vec![
-        Pool {
-            name: "nfs1".into(),
-            kind: "NetworkFilesystem".into(),
-            path: "/export/nfs1".into(),
-            dir: dir.join("mnt").join(&nfs).display().to_string(),
-            id: nfs,
-        },
-        Pool {
+    let project = Project {
+        id: id(),
+        name: "apollo".into(),
+        domain: domains[1].id.clone(),
+        account: "PrjAcct-apollo-1".into(),
+        members: vec!["ivan".into()],
+    };
+    let clusters: Vec<_> = (1..=hosts.clamp(1, 2))
+        .map(|number| Cluster { id: id(), name: format!("cluster-sim{number}") })
+        .collect();
+    let hosts: Vec<_> = (1..=hosts.max(1))
+        .map(|number| Host {
             id: id(),
-            name: "smp1".into(),
-            kind: "SharedMountPoint".into(),
-            path: dir.join("smp1").display().to_string(),
-            dir: dir.join("smp1").display().to_string(),
-        },
+            name: format!("simhost{number}"),
+            cluster: clusters[usize::from(number > 1)].id.clone(),
+            address: format!("127.0.0.{number}"),
+            state: "Up".into(),
+        })
+        .collect();
+    let pool = |name: &str, kind: &str, scope: &str| {
+        let id = id();
+        let below = if kind == "NetworkFilesystem" { dir.join("mnt").join(&id) } else { dir.join(name) };
+        let dir = below.display().to_string();
+        let path = if kind == "NetworkFilesystem" { format!("/export/{name}") } else { dir.clone() };
+        Pool {
+            id,
+            name: name.into(),
+            kind: kind.into(),
+            scope: scope.into(),
+            cluster: (scope != "ZONE").then(|| clusters[0].id.clone()),
+            host: (scope == "HOST").then(|| hosts[0].id.clone()),
+            path,
+            dir,
+        }
+    };
+    let pools = vec![
+        pool("nfs1", "NetworkFilesystem", "CLUSTER"),
+        pool("smp1", "SharedMountPoint", "CLUSTER"),
+        pool("local1", "Filesystem", "HOST"),
+        pool("zone1", "NetworkFilesystem", "ZONE"),
+        pool("rbd1", "RBD", "ZONE"),
     ];
     let os_types: Vec<_> =
         ["Debian GNU/Linux 12 (64-bit)", "Other Linux (64-bit)", "Windows Server 2022 (64-bit)"]
@@ -70,21 +111,26 @@ pub fn world(dir: &Path, instances: usize) -> World {
     let offering =
         |name: &str, cpus, memory| Offering { id: id(), name: name.to_owned(), cpus, mhz: 500, memory };
     let mut world = World {
-        ids: Ids { zone: id(), pod: id(), cluster: id(), host: id(), management: id() },
+        ids: Ids { zone: id(), pod: id(), management: id() },
         domains: domains.into(),
         accounts,
+        projects: vec![project],
+        clusters,
+        hosts,
         pools,
         templates: vec![template],
         offerings: vec![offering("Tiny", Some(1), Some(128)), offering("Custom", None, None)],
         disk_offerings: vec![
-            DiskOffering { id: id(), name: "Custom".into(), size: None },
-            DiskOffering { id: id(), name: "Small".into(), size: Some(5) },
+            DiskOffering { id: id(), name: "Custom".into(), size: None, storage: "shared".into() },
+            DiskOffering { id: id(), name: "Small".into(), size: Some(5), storage: "shared".into() },
+            DiskOffering { id: id(), name: "Custom local".into(), size: None, storage: "local".into() },
         ],
         networks: vec![Network { id: id(), name: "shared1".into(), owner: None }],
         os_types,
         vms: BTreeMap::new(),
         volumes: BTreeMap::new(),
         tags: Vec::new(),
+        snapshots: Vec::new(),
         jobs: BTreeMap::new(),
         events: Vec::new(),
         next: 10,
@@ -123,6 +169,7 @@ fn instance(world: &mut World, index: usize) {
         details: BTreeMap::new(),
         boot: None,
         ever_started: index < 3,
+        host: None,
     };
     for device in 0..=u32::from(index < 3) {
         let number = world.number();
@@ -173,6 +220,52 @@ pub fn key() -> String {
     let bytes: Vec<u8> = (0..4).flat_map(|_| *uuid::Uuid::new_v4().as_bytes()).collect();
     URL_SAFE_NO_PAD.encode(bytes)
 }
+
+/// What the custom Admin-type role of the gateway's own account lets through, and no more.
+const SERVICE: &[&str] = &[
+    "listApis",
+    "listCapabilities",
+    "listZones",
+    "listClusters",
+    "listHosts",
+    "listStoragePools",
+    "listVirtualMachines",
+    "listVolumes",
+    "listVMSnapshot",
+    "listDiskOfferings",
+    "listUsers",
+    "listEvents",
+    "listConfigurations",
+    "queryAsyncJobResult",
+    "importVolume",
+    "updateVolume",
+    "deleteVolume",
+    "destroyVirtualMachine",
+];
+
+/// What the custom Admin-type role of `grace` lets through: she sees all and changes nothing.
+const READ_ONLY: &[&str] = &[
+    "listApis",
+    "listCapabilities",
+    "getUserKeys",
+    "listUsers",
+    "listAccounts",
+    "listDomains",
+    "listProjects",
+    "listZones",
+    "listPods",
+    "listClusters",
+    "listHosts",
+    "listStoragePools",
+    "listNetworks",
+    "listVirtualMachines",
+    "listVolumes",
+    "listNics",
+    "listTags",
+    "listTemplates",
+    "listEvents",
+    "queryAsyncJobResult",
+];
 
 /// The second disk of the first instances.
 const DATA_SIZE: u64 = 64 << 20;

@@ -1,25 +1,52 @@
 //! The HTTP side: one route, the login, and who is calling.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{RawQuery, State};
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
+use axum::routing::{any, post};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
+use super::accounts::{authenticate, login};
 use super::apis::Api;
 use super::cloud::Cloud;
-use super::rows::{MAX_FAILED, View};
-use super::seed::key;
+use super::fault::Kind;
+use super::rows::View;
 use super::wire::{Params, Refusal};
 use super::world::Account;
-use super::{instances, lists, volumes};
+use super::{accounts, instances, lists, volumes};
 
 pub fn router(cloud: Arc<Cloud>) -> Router {
-    Router::new().route("/client/api", any(answer)).with_state(cloud)
+    Router::new().route("/client/api", any(answer)).route("/simulator/{what}", post(tell)).with_state(cloud)
+}
+
+/// Tells the simulator to misbehave, or to have another clock, or to have been restarted.
+async fn tell(State(cloud): State<Arc<Cloud>>, Path(what): Path<String>, body: String) -> Response {
+    match what.as_str() {
+        "faults" => match cloud.faults.set(body.lines().map(str::trim).filter(|line| !line.is_empty())) {
+            Ok(()) => StatusCode::NO_CONTENT.into_response(),
+            Err(unknown) => (StatusCode::BAD_REQUEST, unknown.to_string()).into_response(),
+        },
+        "clock" => match body.trim().parse() {
+            Ok(ahead) => {
+                cloud.clock.store(ahead, Ordering::Relaxed);
+                StatusCode::NO_CONTENT.into_response()
+            }
+            Err(_) => (StatusCode::BAD_REQUEST, "seconds").into_response(),
+        },
+        "restart" => {
+            cloud.restart();
+            StatusCode::NO_CONTENT.into_response()
+        }
+        _ => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 async fn answer(
@@ -30,73 +57,146 @@ async fn answer(
     body: Bytes,
 ) -> Response {
     let body = String::from_utf8_lossy(&body).into_owned();
-    let params = Params::parse(&query.unwrap_or_default(), if method == Method::POST { &body } else { "" });
+    let mut params =
+        Params::parse(&query.unwrap_or_default(), if method == Method::POST { &body } else { "" });
     tokio::time::sleep(cloud.latency).await;
     let command = params.command().to_owned();
-    match command.as_str() {
-        "login" if method != Method::POST => {
+    let fault = cloud.faults.of(&command);
+    let mut response = match (command.as_str(), fault) {
+        (_, Some(Kind::Silent)) => {
+            tokio::time::sleep(SILENCE).await;
+            StatusCode::GATEWAY_TIMEOUT.into_response()
+        }
+        (_, Some(Kind::Html)) => (
+            StatusCode::BAD_GATEWAY,
+            [(header::CONTENT_TYPE, "text/html")],
+            "<html><body><h1>502 Bad Gateway</h1></body></html>",
+        )
+            .into_response(),
+        ("login", _) if method != Method::POST => {
             (StatusCode::METHOD_NOT_ALLOWED, "Please use HTTP POST to authenticate using this API")
                 .into_response()
         }
-        "login" => login(&cloud, &params),
-        _ => respond(&command, call(&cloud, &params, &headers)),
+        ("login", None) => login(&cloud, &params),
+        _ => {
+            let outcome = match fault.and_then(Kind::instead) {
+                Some(refusal) => Err(refusal),
+                None => call(&cloud, &mut params, &headers, &method, fault),
+            };
+            respond(&cloud, &command, outcome, fault)
+        }
+    };
+    if cloud.clock.load(Ordering::Relaxed) != 0 {
+        let date = cloud.now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        if let Ok(date) = HeaderValue::from_str(&date) {
+            response.headers_mut().insert(header::DATE, date);
+        }
     }
+    response
 }
 
 /// Every answer but a login's passes here.
-fn respond(command: &str, outcome: Result<Option<Value>, Refusal>) -> Response {
+fn respond(
+    cloud: &Cloud,
+    command: &str,
+    outcome: Result<Option<Value>, Refusal>,
+    fault: Option<Kind>,
+) -> Response {
     let (status, body) = match outcome {
         // a session call without a command
         Ok(None) => return StatusCode::OK.into_response(),
         Ok(Some(value)) => (StatusCode::OK, json!({format!("{}response", command.to_lowercase()): value})),
         Err(refusal) => {
-            let known = Api::find(command).is_some();
+            let known = Api::find(command, cloud.version).is_some();
             let status = StatusCode::from_u16(refusal.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             (status, refusal.envelope(if known { command } else { "" }))
         }
     };
-    (status, [(header::CONTENT_TYPE, "application/json; charset=UTF-8")], body.to_string()).into_response()
+    let text = fault.map_or_else(|| body.to_string(), |fault| fault.spoil(body.to_string()));
+    let body = match fault {
+        Some(Kind::Cut) => Body::from_stream(futures_util::stream::iter([
+            Ok(Bytes::from(text.into_bytes()).slice(..1)),
+            Err(std::io::Error::other("cut, as told")),
+        ])),
+        Some(Kind::Drip) => {
+            let bytes = futures_util::stream::iter(text.into_bytes());
+            Body::from_stream(bytes.then(|byte| async move {
+                tokio::time::sleep(DRIP).await;
+                Ok::<_, std::io::Error>(Bytes::from(vec![byte]))
+            }))
+        }
+        _ => Body::from(text),
+    };
+    (status, [(header::CONTENT_TYPE, "application/json; charset=UTF-8")], body).into_response()
 }
 
-fn call(cloud: &Arc<Cloud>, params: &Params, headers: &HeaderMap) -> Result<Option<Value>, Refusal> {
+fn call(
+    cloud: &Arc<Cloud>,
+    params: &mut Params,
+    headers: &HeaderMap,
+    method: &Method,
+    fault: Option<Kind>,
+) -> Result<Option<Value>, Refusal> {
     let (caller, by_session) = authenticate(cloud, params, headers)?;
-    let command = params.command();
+    let command = params.command().to_owned();
+    let command = command.as_str();
+    if cloud.enforce_post && method == Method::GET && !reads(command) {
+        return Err(Refusal::new(400, "The command must be sent by POST"));
+    }
     if by_session && command.is_empty() {
         return Ok(None);
     }
     if by_session && command == "logout" {
         let sessions = &mut cloud.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        sessions.retain(|_, (account, _)| *account != caller.name);
+        sessions.retain(|_, session| session.account != caller.name);
         return Ok(Some(json!({"description": "success"})));
     }
-    let api = match Api::find(command) {
+    let api = match Api::find(command, cloud.version) {
         Some(api) => api,
         None if by_session => return Err(Refusal::new(432, format!("Unknown API command: {command}"))),
         // with key authentication an unknown command looks like bad keys
         None => return Err(Refusal::unverified()),
     };
-    if !api.allows(caller.kind) {
+    if !api.allows(&caller) {
         let text = format!(
             "The API [{command}] does not exist or is not available for the account for user id [{}].",
             caller.user_id
         );
         return Err(Refusal::new(432, text));
     }
-    match api.asynchronous {
-        true => cloud.submit(&caller, params.clone()).map(Some),
-        false => sync(cloud, &caller, params).map(Some),
+    // parameters that this version does not know yet are ignored
+    params.retain(|name| !api.comes_later(name, cloud.version));
+    if api.makes_job(cloud.version) {
+        return cloud.submit(&caller, params.clone(), fault).map(Some);
     }
+    let mut answer = sync(cloud, &caller, params)?;
+    if let Some(fault) = fault {
+        let page = params.text("page").and_then(|page| page.parse().ok()).unwrap_or(1);
+        fault.twist(&mut answer, page, params.text("id").is_some());
+    }
+    Ok(Some(answer))
+}
+
+/// What may be sent by GET when POST is enforced.
+fn reads(command: &str) -> bool {
+    ["get", "list", "query", "find"]
+        .iter()
+        .any(|verb| command.starts_with(verb) && command.len() > verb.len())
 }
 
 fn sync(cloud: &Cloud, caller: &Account, params: &Params) -> Result<Value, Refusal> {
     match params.command() {
-        "listCapabilities" => return Ok(lists::capabilities()),
+        "listCapabilities" => return Ok(lists::capabilities(cloud.version)),
         "deleteVolume" => {
             volumes::owned(&cloud.world(), caller, "deleteVolume", params)?;
             volumes::delete(cloud, params.text("id").unwrap_or_default())?;
             return Ok(json!({"success": true}));
         }
         "updateVirtualMachine" => return update(cloud, caller, params),
+        "recoverVirtualMachine" => return instances::recover(cloud, caller, params),
+        "assignVolume" => return volumes::assign(cloud, caller, params),
+        "updateUser" => return accounts::update(cloud, params),
+        "registerUserKeys" => return accounts::register(cloud, caller, params),
         _ => {}
     }
     let world = cloud.world();
@@ -107,9 +207,7 @@ fn sync(cloud: &Cloud, caller: &Account, params: &Params) -> Result<Value, Refus
             let account = world.accounts.iter().find(|account| account.user_id == id);
             let account = account.ok_or_else(|| Refusal::no_such("getUserKeys", "id", id))?;
             match world.sees(caller, &account.name) {
-                true => Ok(json!({"userkeys": {
-                    "apikey": account.api_key, "secretkey": account.secret_key, "apikeyaccess": true,
-                }})),
+                true => Ok(json!({"userkeys": accounts::keys(account, cloud.version)})),
                 false => Err(Refusal::foreign()),
             }
         }
@@ -122,7 +220,7 @@ fn sync(cloud: &Cloud, caller: &Account, params: &Params) -> Result<Value, Refus
                 false => Err(Refusal::foreign()),
             }
         }
-        _ => match lists::rows(view, params)? {
+        _ => match lists::rows(view, cloud.version, params)? {
             Some((key, rows)) => lists::page(key, rows, params),
             None => Err(Refusal::new(530, format!("{} is not simulated", params.command()))),
         },
@@ -159,92 +257,7 @@ fn update(cloud: &Cloud, caller: &Account, params: &Params) -> Result<Value, Ref
     Ok(json!({"virtualmachine": row}))
 }
 
-/// The account behind a signature, or behind both cookies and the `sessionkey` parameter.
-fn authenticate(cloud: &Cloud, params: &Params, headers: &HeaderMap) -> Result<(Account, bool), Refusal> {
-    let cookie = |name: &str| {
-        let all = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-        all.flat_map(|line| line.split(';'))
-            .find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
-    };
-    if let Some(session) = cookie("JSESSIONID") {
-        let mut sessions = cloud.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((account, known)) = sessions.get(&session).cloned() {
-            if params.get("sessionkey") != Some(&known) || cookie("sessionkey").as_deref() != Some(&known) {
-                // the session dies of it, as recorded
-                sessions.remove(&session);
-                return Err(Refusal {
-                    text: "unable to verify user credentials".into(),
-                    ..Refusal::unverified()
-                });
-            }
-            let account = cloud.world().account(&account).cloned();
-            return account.map(|account| (account, true)).ok_or_else(Refusal::unverified);
-        }
-    }
-    let key = params.text("apikey").ok_or_else(Refusal::unverified)?;
-    let account = cloud.world().accounts.iter().find(|account| account.api_key == key).cloned();
-    let account = account.ok_or_else(Refusal::unverified)?;
-    let enabled = account.failed_logins < MAX_FAILED;
-    match enabled && params.signed_by(&account.secret_key, jiff::Timestamp::now()) {
-        true => Ok((account, false)),
-        false => Err(Refusal::unverified()),
-    }
-}
-
-fn login(cloud: &Cloud, params: &Params) -> Response {
-    let domain = params.text("domain").unwrap_or_default().trim_matches('/').to_owned();
-    let username = params.text("username").unwrap_or_default();
-    let checked = cloud.change(|world| {
-        let path = if domain.is_empty() { "ROOT".to_owned() } else { format!("ROOT/{domain}") };
-        let domain = world.domains.iter().find(|known| known.path == path)?.id.clone();
-        let account =
-            world.accounts.iter_mut().find(|account| account.name == username && account.domain == domain)?;
-        if account.failed_logins >= MAX_FAILED {
-            return None;
-        }
-        match params.get("password") == Some(&account.password) {
-            true => account.failed_logins = 0,
-            false => account.failed_logins += 1,
-        }
-        (account.failed_logins == 0).then(|| account.clone())
-    });
-    let Some(account) = checked else {
-        let text =
-            format!("Failed to authenticate user {username} in domain 2; please provide valid credentials");
-        let body = json!({"loginresponse": {"uuidList": [], "errorcode": 531, "errortext": text}});
-        let status = StatusCode::from_u16(531).unwrap_or(StatusCode::UNAUTHORIZED);
-        return (status, [(header::CONTENT_TYPE, "application/json; charset=UTF-8")], body.to_string())
-            .into_response();
-    };
-    let (session, session_key) = (format!("node0{}", key()), key()[..27].to_owned());
-    let kind = match account.kind {
-        super::world::Kind::User => "0",
-        super::world::Kind::RootAdmin => "1",
-        super::world::Kind::DomainAdmin => "2",
-    };
-    let body = json!({"loginresponse": {
-        "username": account.name, "userid": account.user_id, "domainid": account.domain, "timeout": 1800,
-        "account": account.name, "firstname": account.name, "lastname": "Sim", "type": kind, "timezone": "UTC",
-        "timezoneoffset": "0.0", "registered": "false", "sessionkey": session_key, "is2faenabled": "false",
-        "is2faverified": "true", "issuerfor2fa": "CloudStack",
-    }});
-    let cookies = [
-        format!("JSESSIONID={session}; Path=/client"),
-        format!("sessionkey={session_key};HttpOnly;SameSite=Lax"),
-    ];
-    let mut sessions = cloud.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if sessions.len() >= MAX_SESSIONS {
-        sessions.clear();
-    }
-    sessions.insert(session, (account.name, session_key));
-    let mut response =
-        ([(header::CONTENT_TYPE, "application/json; charset=UTF-8")], body.to_string()).into_response();
-    for cookie in cookies {
-        if let Ok(value) = HeaderValue::from_str(&cookie) {
-            response.headers_mut().append(header::SET_COOKIE, value);
-        }
-    }
-    response
-}
-
-const MAX_SESSIONS: usize = 10_000;
+/// How long a silent server holds a connection.
+const SILENCE: Duration = Duration::from_secs(600);
+/// Between two bytes of a slow one.
+const DRIP: Duration = Duration::from_millis(200);

@@ -5,9 +5,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::cloud::Cloud;
+use super::domain;
 use super::images;
-use super::instances::{Prepared, owned as owned_vm};
+use super::instances::{self, Prepared, owned as owned_vm};
 use super::rows::View;
+use super::snapshots;
 use super::wire::{Params, Refusal};
 use super::world::{Account, Kind, Volume, World, id, is_file_name, now};
 
@@ -40,8 +42,19 @@ pub fn prepare(world: &mut World, caller: &Account, params: &Params) -> Result<P
 
 /// The id of a volume that the caller may change.
 pub fn owned(world: &World, caller: &Account, command: &str, params: &Params) -> Result<String, Refusal> {
-    let id = params.text("id").ok_or_else(|| Refusal::missing(command, "id"))?;
-    let volume = world.volumes.get(id).ok_or_else(|| Refusal::no_such(command, "id", id))?;
+    owned_by(world, caller, command, "id", params)
+}
+
+/// The same of another parameter.
+pub fn owned_by(
+    world: &World,
+    caller: &Account,
+    command: &str,
+    param: &str,
+    params: &Params,
+) -> Result<String, Refusal> {
+    let id = params.text(param).ok_or_else(|| Refusal::missing(command, param))?;
+    let volume = world.volumes.get(id).ok_or_else(|| Refusal::no_such(command, param, id))?;
     match world.sees(caller, &volume.account) {
         true => Ok(id.to_owned()),
         false => Err(Refusal::foreign()),
@@ -50,10 +63,7 @@ pub fn owned(world: &World, caller: &Account, command: &str, params: &Params) ->
 
 fn create(world: &mut World, caller: &Account, params: &Params) -> Result<String, Refusal> {
     let command = "createVolume";
-    let owner = params.text("account").unwrap_or(&caller.name).to_owned();
-    if !world.sees(caller, &owner) {
-        return Err(Refusal::foreign());
-    }
+    let owner = instances::owner(world, caller, params)?;
     if params.text("customid").is_some() && caller.kind != Kind::RootAdmin {
         return Err(Refusal::new(
             531,
@@ -106,14 +116,14 @@ pub async fn perform(cloud: &Cloud, caller: &Account, params: &Params, id: &str)
     match params.command() {
         "createVolume" => {}
         "attachVolume" => attach(cloud, params, &id).await?,
-        "detachVolume" => detach(cloud, &id)?,
+        "detachVolume" => detach(cloud, &id).await?,
         "destroyVolume" => {
             delete(cloud, &id)?;
             return Ok(json!({"volume": {"id": id, "state": "Expunged"}}));
         }
         "resizeVolume" => resize(cloud, params, &id).await?,
         "updateVolume" => id = update(cloud, params, &id)?,
-        "importVolume" => id = import(cloud, params).await?,
+        "importVolume" => id = import(cloud, caller, params).await?,
         other => return Err(Refusal::new(530, format!("{other} is not simulated"))),
     }
     let world = cloud.world();
@@ -128,10 +138,12 @@ async fn attach(cloud: &Cloud, params: &Params, id: &str) -> Result<(), Refusal>
         let attached: Vec<Volume> = world.volumes_of(&vm_id).into_iter().cloned().collect();
         let vm = world.vms.get(&vm_id).cloned();
         let vm = vm.ok_or_else(|| Refusal::no_such("attachVolume", "virtualmachineid", &vm_id))?;
+        let forbidden = snapshots::forbid(world, &vm_id);
         let volume = world.volumes.get_mut(id).ok_or_else(|| Refusal::no_such("attachVolume", "id", id))?;
         if volume.vm.is_some() {
             return Err(Refusal::new(431, "Please specify a volume that is not attached to any VM."));
         }
+        forbidden?;
         if volume.account != vm.account {
             return Err(Refusal::new(530, Refusal::foreign().text));
         }
@@ -148,9 +160,6 @@ async fn attach(cloud: &Cloud, params: &Params, id: &str) -> Result<(), Refusal>
             Some(None) => return Err(Refusal::new(431, "deviceId is no number")),
             None => (1..).find(|device| *device != 3 && !used.contains(device)).unwrap_or(1),
         };
-        if vm.state == "Running" {
-            return Err(Refusal::new(530, "hot attach is not simulated"));
-        }
         volume.vm = Some(vm_id.clone());
         volume.device = Some(device);
         volume.root = device == 0;
@@ -159,21 +168,44 @@ async fn attach(cloud: &Cloud, params: &Params, id: &str) -> Result<(), Refusal>
         let ready = attached.iter().find(|volume| volume.state == "Ready" && volume.path.is_some());
         Ok(ready.and_then(|volume| volume.pool.clone()))
     })?;
-    match pool {
-        Some(pool) => cloud.allocate(id, Some(pool)).await,
-        None => Ok(()),
+    if let Some(pool) = pool {
+        cloud.allocate(id, Some(pool)).await?;
     }
+    plug(cloud, id, true).await
 }
 
-fn detach(cloud: &Cloud, id: &str) -> Result<(), Refusal> {
+/// A running domain is told as well.
+async fn plug(cloud: &Cloud, id: &str, in_or_out: bool) -> Result<(), Refusal> {
+    let Some(libvirt) = &cloud.libvirt else { return Ok(()) };
+    let disk = {
+        let world = cloud.world();
+        let Some(volume) = world.volumes.get(id) else { return Ok(()) };
+        let vm = volume.vm.as_ref().and_then(|vm| world.vms.get(vm)).filter(|vm| vm.state == "Running");
+        vm.map(|vm| vm.id.clone()).zip(domain::disk(&world, volume))
+    };
+    let Some((vm, disk)) = disk else { return Ok(()) };
+    let told = match in_or_out {
+        true => libvirt.plug(&vm, &cloud.dir, &disk).await,
+        false => libvirt.unplug(&vm, &cloud.dir, &disk).await,
+    };
+    told.map_err(|text| Refusal::new(530, format!("Failed to attach or detach the volume: {text}")))
+}
+
+async fn detach(cloud: &Cloud, id: &str) -> Result<(), Refusal> {
+    {
+        let world = cloud.world();
+        let vm = world.volumes.get(id).and_then(|volume| volume.vm.as_deref());
+        vm.map_or(Ok(()), |vm| snapshots::forbid(&world, vm))?;
+    }
+    plug(cloud, id, false).await?;
     cloud.change(|world| {
         let volume =
             world.volumes.get(id).cloned().ok_or_else(|| Refusal::no_such("detachVolume", "id", id))?;
         let Some(vm) = volume.vm.as_ref().and_then(|vm| world.vms.get(vm)) else {
             return Err(Refusal::new(431, "The specified volume is not attached to a VM."));
         };
-        if vm.state == "Running" {
-            return Err(Refusal::new(530, "hot detach is not simulated"));
+        if vm.state == "Running" && volume.root {
+            return Err(Refusal::new(431, "Please specify a VM that is stopped to detach its root volume."));
         }
         if let Some(volume) = world.volumes.get_mut(id) {
             (volume.vm, volume.device, volume.root) = (None, None, false);
@@ -205,12 +237,22 @@ async fn resize(cloud: &Cloud, params: &Params, id: &str) -> Result<(), Refusal>
     let file = {
         let world = cloud.world();
         let volume = world.volumes.get(id).ok_or_else(|| Refusal::no_such("resizeVolume", "id", id))?;
+        volume.vm.as_deref().map_or(Ok(()), |vm| snapshots::forbid(&world, vm))?;
         if size < volume.size {
             return Err(Refusal::new(432, "Unable to shrink volumes of type QCOW2"));
         }
-        world.file(volume)
+        let vm = volume.vm.as_ref().and_then(|vm| world.vms.get(vm));
+        let target =
+            vm.filter(|vm| vm.state == "Running").map(|vm| (vm.id.clone(), volume.device.unwrap_or(0)));
+        (world.file(volume), target)
     };
-    if let Some(file) = file {
+    let (file, target) = file;
+    let running = target.is_some();
+    if let (Some(libvirt), Some((vm, device))) = (&cloud.libvirt, &target) {
+        let resized = libvirt.resize(vm, *device, size).await;
+        resized.map_err(|text| Refusal::new(530, format!("Failed to resize volume: {text}")))?;
+    }
+    if let Some(file) = file.filter(|_| !running) {
         images::resize(&file, size).await.map_err(|error| Refusal::new(530, error.to_string()))?;
     }
     cloud.change(|world| {
@@ -219,6 +261,34 @@ async fn resize(cloud: &Cloud, params: &Params, id: &str) -> Result<(), Refusal>
         }
     });
     Ok(())
+}
+
+/// `assignVolume`: a detached volume gets another owner.
+pub fn assign(cloud: &Cloud, caller: &Account, params: &Params) -> Result<Value, Refusal> {
+    if caller.kind == Kind::User {
+        return Err(Refusal::new(
+            432,
+            "The API [assignVolume] does not exist or is not available for the account",
+        ));
+    }
+    let id = owned_by(&cloud.world(), caller, "assignVolume", "volumeid", params)?;
+    cloud.change(|world| {
+        let account = world.accounts.iter().find(|account| params.text("accountid") == Some(&account.id));
+        let project = world.projects.iter().find(|project| params.text("projectid") == Some(&project.id));
+        let owner = account.map(|account| &account.name).or(project.map(|project| &project.account)).cloned();
+        let owner = owner.ok_or_else(|| Refusal::missing("assignVolume", "accountid"))?;
+        if !world.sees(caller, &owner) {
+            return Err(Refusal::foreign());
+        }
+        match world.volumes.get_mut(&id) {
+            Some(volume) if volume.vm.is_none() => volume.account = owner,
+            _ => return Err(Refusal::new(431, "The volume is attached")),
+        }
+        Ok(())
+    })?;
+    let world = cloud.world();
+    let row = world.volumes.get(&id).map(|volume| View { world: &world, caller }.volume(volume));
+    Ok(json!({"volume": row}))
 }
 
 /// The raw edit of a row that recipe G uses; answers the volume's id, which may be new.
@@ -260,7 +330,7 @@ fn update(cloud: &Cloud, params: &Params, id: &str) -> Result<String, Refusal> {
     })
 }
 
-async fn import(cloud: &Cloud, params: &Params) -> Result<String, Refusal> {
+async fn import(cloud: &Cloud, caller: &Account, params: &Params) -> Result<String, Refusal> {
     let required = |name: &str| {
         params.text(name).map(str::to_owned).ok_or_else(|| Refusal::missing("importVolume", name))
     };
@@ -270,6 +340,17 @@ async fn import(cloud: &Cloud, params: &Params) -> Result<String, Refusal> {
     if !is_file_name(&path) {
         return Err(Refusal::new(431, format!("{path} is not a file of a pool")));
     }
+    let local = {
+        let world = cloud.world();
+        let offering = world.disk_offerings.iter().find(|row| params.text("diskofferingid") == Some(&row.id));
+        offering.is_some_and(|offering| offering.storage == "local")
+    };
+    if pool.storage_type() == "local" && !local {
+        return Err(Refusal::new(
+            530,
+            format!("The disk offering should use local storage for the storage pool {}", pool.name),
+        ));
+    }
     if pool.kind == "SharedMountPoint" {
         return Err(Refusal::new(530, "Importing volume is not supported on storage type SharedMountPoint"));
     }
@@ -277,7 +358,7 @@ async fn import(cloud: &Cloud, params: &Params) -> Result<String, Refusal> {
     let size = images::virtual_size(&file)
         .await
         .map_err(|_| Refusal::new(530, "Cannot find volume on storage pool"))?;
-    let account = required("account")?;
+    let account = instances::owner(&cloud.world(), caller, params)?;
     cloud.change(|world| {
         let volume = Volume {
             id: id(),

@@ -28,6 +28,13 @@ impl Params {
         this
     }
 
+    /// Drops parameters by their names in lower case, without what follows a bracket.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        let base = |name: &str| keep(name.to_lowercase().split('[').next().unwrap_or_default());
+        self.raw.retain(|name, _| base(name));
+        self.lower.retain(|name, _| base(name));
+    }
+
     /// A parameter, by its name in any case.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.lower.get(name).map(String::as_str)

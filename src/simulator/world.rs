@@ -14,6 +14,9 @@ pub struct World {
     pub ids: Ids,
     pub domains: Vec<Domain>,
     pub accounts: Vec<Account>,
+    pub projects: Vec<Project>,
+    pub clusters: Vec<Cluster>,
+    pub hosts: Vec<Host>,
     pub pools: Vec<Pool>,
     pub templates: Vec<Template>,
     pub offerings: Vec<Offering>,
@@ -23,6 +26,7 @@ pub struct World {
     pub vms: BTreeMap<String, Vm>,
     pub volumes: BTreeMap<String, Volume>,
     pub tags: Vec<Tag>,
+    pub snapshots: Vec<VmSnapshot>,
     pub jobs: BTreeMap<String, Job>,
     pub events: Vec<Value>,
     /// CloudStack's database ids: they order lists and name instances.
@@ -33,8 +37,6 @@ pub struct World {
 pub struct Ids {
     pub zone: String,
     pub pod: String,
-    pub cluster: String,
-    pub host: String,
     pub management: String,
 }
 
@@ -46,16 +48,44 @@ pub struct Domain {
     pub path: String,
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cluster {
+    pub id: String,
+    pub name: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Host {
+    pub id: String,
+    pub name: String,
+    pub cluster: String,
+    pub address: String,
+    pub state: String,
+}
+
+/// A project owns through an account of its own that nobody can log in to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Project {
+    pub id: String,
+    pub name: String,
+    pub domain: String,
+    pub account: String,
+    /// Names of the accounts that are in it.
+    pub members: Vec<String>,
+}
+
 /// CloudStack's account types.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
+    #[default]
     User,
     RootAdmin,
     DomainAdmin,
+    Project,
 }
 
 /// An account with its one user, who has the same name.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Account {
     pub id: String,
     pub user_id: String,
@@ -63,9 +93,15 @@ pub struct Account {
     pub domain: String,
     pub kind: Kind,
     pub role: String,
+    /// What a custom role lets through; `None` is everything of its kind.
+    pub allowed: Option<Vec<String>>,
     pub password: String,
+    /// Empty if none were made.
     pub api_key: String,
     pub secret_key: String,
+    /// `api.key.access`.
+    pub key_access: bool,
+    pub second_factor: bool,
     pub failed_logins: u32,
     pub number: u64,
 }
@@ -75,9 +111,26 @@ pub struct Pool {
     pub id: String,
     pub name: String,
     pub kind: String,
+    /// `CLUSTER`, `ZONE` or `HOST`.
+    pub scope: String,
+    pub cluster: Option<String>,
+    /// Of a host's own pool.
+    pub host: Option<String>,
     pub path: String,
     /// Where its files are on this machine.
     pub dir: String,
+}
+
+impl Pool {
+    /// CloudStack's word for offerings and volumes.
+    pub fn storage_type(&self) -> &'static str {
+        if self.scope == "HOST" { "local" } else { "shared" }
+    }
+
+    /// Whether its volumes are files that this simulator can make.
+    pub fn has_files(&self) -> bool {
+        matches!(self.kind.as_str(), "NetworkFilesystem" | "SharedMountPoint" | "Filesystem")
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -106,6 +159,8 @@ pub struct DiskOffering {
     pub name: String,
     /// GiB; `None` is customised.
     pub size: Option<u64>,
+    /// `shared` or `local`.
+    pub storage: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -135,6 +190,8 @@ pub struct Vm {
     pub details: BTreeMap<String, String>,
     pub boot: Option<(String, String)>,
     pub ever_started: bool,
+    /// Where it runs.
+    pub host: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -165,6 +222,23 @@ pub struct Volume {
     pub created: String,
 }
 
+/// A snapshot of a whole instance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VmSnapshot {
+    pub id: String,
+    pub number: u64,
+    pub vm: String,
+    pub account: String,
+    pub name: String,
+    pub description: String,
+    /// `Disk` or `DiskAndMemory`.
+    pub kind: String,
+    pub state: String,
+    pub current: bool,
+    pub parent: Option<String>,
+    pub created: String,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tag {
     pub kind: String,
@@ -183,6 +257,8 @@ pub struct Job {
     pub instance: Option<(String, String)>,
     pub created: String,
     pub completed: Option<String>,
+    /// Whether its failure is told as a bare string.
+    pub bare: bool,
     /// `None` while it runs; else the result, or the code and text of the failure.
     pub outcome: Option<Result<Value, (u16, String)>>,
 }
@@ -229,6 +305,7 @@ impl World {
     pub fn fail_lost_jobs(&mut self) {
         for job in self.jobs.values_mut().filter(|job| job.outcome.is_none()) {
             job.completed = Some(now());
+            job.bare = true;
             job.outcome =
                 Some(Err((530, "job cancelled because of management server restart or shutdown".into())));
         }
@@ -250,9 +327,58 @@ impl World {
     pub fn sees(&self, caller: &Account, owner: &str) -> bool {
         match caller.kind {
             Kind::RootAdmin => true,
-            Kind::User => caller.name == owner,
-            Kind::DomainAdmin => self.account(owner).is_some_and(|owner| owner.domain == caller.domain),
+            Kind::User | Kind::Project => {
+                caller.name == owner
+                    || self.project_of(owner).is_some_and(|p| p.members.contains(&caller.name))
+            }
+            Kind::DomainAdmin => self.account(owner).is_some_and(|owner| {
+                let path = |id: &str| self.domain(id).map(|domain| domain.path.clone()).unwrap_or_default();
+                let (own, other) = (path(&caller.domain), path(&owner.domain));
+                own == other || other.starts_with(&format!("{own}/"))
+            }),
         }
+    }
+
+    /// The project that an account stands for.
+    pub fn project_of(&self, account: &str) -> Option<&Project> {
+        self.projects.iter().find(|project| project.account == account)
+    }
+
+    pub fn host(&self, id: &str) -> Option<&Host> {
+        self.hosts.iter().find(|host| host.id == id)
+    }
+
+    /// Where a volume without a pool goes: by what its offering wants, and where its instance's are.
+    pub fn pool_for(&self, volume: &Volume) -> Option<String> {
+        let offering = self.disk_offerings.iter().find(|row| volume.offering.as_ref() == Some(&row.id));
+        let wanted = offering.map_or("shared", |offering| &offering.storage);
+        let others = volume.vm.as_deref().map(|vm| self.volumes_of(vm)).unwrap_or_default();
+        let cluster = others
+            .iter()
+            .filter_map(|other| self.pool(other.pool.as_deref()?))
+            .find_map(|pool| pool.cluster.clone());
+        let fits = |pool: &&Pool| pool.has_files() && pool.storage_type() == wanted;
+        let near = |pool: &&Pool| cluster.is_none() || pool.cluster.is_none() || pool.cluster == cluster;
+        self.pools.iter().filter(fits).find(near).map(|pool| pool.id.clone())
+    }
+
+    /// The first host that is up and reaches all pools of an instance.
+    pub fn host_for(&self, vm: &str) -> Option<String> {
+        let pools: Vec<_> =
+            self.volumes_of(vm).iter().filter_map(|volume| self.pool(volume.pool.as_deref()?)).collect();
+        let reaches = |host: &&Host| {
+            host.state == "Up"
+                && pools.iter().all(|pool| self.hosts_of(pool).any(|known| known.id == host.id))
+        };
+        self.hosts.iter().find(reaches).map(|host| host.id.clone())
+    }
+
+    /// The hosts that reach a pool.
+    pub fn hosts_of<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = &'a Host> {
+        self.hosts.iter().filter(move |host| {
+            pool.host.as_ref().is_none_or(|id| *id == host.id)
+                && pool.cluster.as_ref().is_none_or(|id| *id == host.cluster)
+        })
     }
 
     /// A row of `listEvents`; the newest 10,000 are kept.
