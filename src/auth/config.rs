@@ -12,10 +12,16 @@ pub struct Config {
     pub domains: Domains,
     /// Names that may follow as a third part, `user@domain@profile`, and are dropped.
     pub profiles: Vec<String>,
+    /// What stands after the `@` when the name is an API key and the password its secret key:
+    /// for users with a second factor, or of SAML, whom CloudStack lets in by keys only.
+    pub api_key_profile: String,
     /// Seconds after which an unused session ends.
     pub session_idle: u64,
     /// Seconds after which any session ends and CloudStack is asked again.
     pub session_lifetime: u64,
+    /// Seconds after which a password that is sent with each request is shown to CloudStack again:
+    /// so long an old one works after a change.
+    pub recheck: u64,
     /// Sessions at once; beyond it the longest unused one ends.
     pub max_sessions: u64,
     /// Seconds for which a refused name and password are refused without asking again; four times
@@ -29,8 +35,10 @@ impl Default for Config {
         Self {
             domains: Domains::default(),
             profiles: Vec::new(),
+            api_key_profile: String::from("apikey"),
             session_idle: 3600,
             session_lifetime: 86_400,
+            recheck: 900,
             max_sessions: 10_000,
             failed_ttl: 300,
         }

@@ -74,7 +74,9 @@ pub enum Refusal {
     #[error("the user name or password is wrong")]
     BadCredentials,
     /// CloudStack wants a code that oVirt's protocol has no place for.
-    #[error("two-factor authentication is on for this user: give him API keys")]
+    #[error(
+        "two-factor authentication is on for this user: log in as API-KEY@apikey with the secret key as password"
+    )]
     SecondFactor,
     /// Too many wrong passwords: more would make CloudStack disable the user.
     #[error("too many wrong passwords for this user")]

@@ -14,6 +14,8 @@ pub(super) struct Name {
     pub(super) path: String,
     /// As it was given, decoded and without a profile.
     pub(super) principal: String,
+    /// Whether the user is an API key.
+    pub(super) is_key: bool,
 }
 
 impl Name {
@@ -32,18 +34,23 @@ impl Name {
             }
             last => (decoded.as_ref(), rest, last),
         };
+        let is_key = domain.is_some_and(|domain| domain == config.api_key_profile);
         let unusable = user.is_empty() || principal.chars().any(char::is_control);
         (!unusable).then(|| Self {
             user: user.to_owned(),
-            path: config.domains.path(domain.unwrap_or_default()),
+            path: if is_key { String::new() } else { config.domains.path(domain.unwrap_or_default()) },
             principal: principal.to_owned(),
+            is_key,
         })
     }
 
     /// The same for every usual spelling of the same user: CloudStack's database ignores case and
     /// trailing spaces.
     pub(super) fn identity(&self) -> String {
-        format!("{}\0{}", self.user.trim_end(), self.path).to_lowercase()
+        match self.is_key {
+            true => format!("key\0{}", self.user),
+            false => format!("{}\0{}", self.user.trim_end(), self.path).to_lowercase(),
+        }
     }
 }
 

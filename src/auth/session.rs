@@ -23,8 +23,10 @@ impl Sessions {
     pub fn new(config: &Config, endpoint: Arc<Endpoint>, secret: HmacSecret) -> Arc<Self> {
         let idle = Duration::from_secs(config.session_idle.max(1));
         let lifetime = Duration::from_secs(config.session_lifetime.max(1));
+        let recheck = Duration::from_secs(config.recheck.max(1)).min(lifetime);
         Arc::new(Self(Arc::new(Inner {
-            callers: bounded(config.max_sessions).time_to_idle(idle).time_to_live(lifetime).build(),
+            callers: bounded(config.max_sessions).time_to_idle(idle).time_to_live(recheck).build(),
+            earlier: bounded(config.max_sessions).time_to_idle(idle).time_to_live(lifetime).build(),
             tokens: bounded(config.max_sessions).time_to_idle(idle).time_to_live(lifetime).build(),
             failed: bounded(MOST_REMEMBERED).time_to_live(LONGEST_HOLD * 2).build(),
             users: bounded(MOST_REMEMBERED).time_to_idle(USER_IDLE).build(),
@@ -94,6 +96,8 @@ struct Inner {
     endpoint: Arc<Endpoint>,
     secret: HmacSecret,
     callers: Cache<Key, Arc<Caller>>,
+    /// The same for their whole life, to be found again by a login that only looks at the password.
+    earlier: Cache<Key, Arc<Caller>>,
     tokens: Cache<Key, Arc<Session>>,
     failed: Cache<Key, Failed>,
     /// One login at a time per user.
@@ -110,7 +114,7 @@ struct Failed {
 
 impl Inner {
     fn key(&self, name: &Name, password: &SecretString) -> Key {
-        let name = format!("{}\0{}", name.user, name.path);
+        let name = format!("{}\0{}\0{}", name.user, name.path, name.is_key);
         let mut data = (name.len() as u64).to_be_bytes().to_vec();
         data.extend_from_slice(name.as_bytes());
         // The password's own MAC, so that no buffer with the password outlives this call.
@@ -121,7 +125,7 @@ impl Inner {
     /// The answer, if CloudStack need not be asked.
     async fn known(&self, key: &Key) -> Option<Result<Arc<Caller>, Refusal>> {
         if let Some(caller) = self.callers.get(key).await {
-            if !caller.client.has_ended() {
+            if !caller.client.has_ended() && caller.client.is_alive().await {
                 return Some(Ok(caller));
             }
             self.callers.invalidate(key).await;
@@ -141,11 +145,16 @@ impl Inner {
         if let Err(retry_after) = tries.allowed(Instant::now()) {
             return Err(Refusal::LockedOut { retry_after });
         }
-        match Client::login(self.endpoint.clone(), &name.user, &password, &name.path).await {
+        let endpoint = self.endpoint.clone();
+        let login = match name.is_key {
+            true => Client::login_with_keys(endpoint, &name.user, &password).await,
+            false => Client::login(endpoint, &name.user, &password, &name.path).await,
+        };
+        match login {
             Ok((client, login)) => {
                 tries.right();
                 self.failed.invalidate(&key).await;
-                let caller = Arc::new(Caller { client, user: identified(&name, login.user) });
+                let caller = self.kept(&key, Caller { client, user: identified(&name, login.user) }).await;
                 let [a, b, c, d, ..] = identity;
                 let user = format!("{a:02x}{b:02x}{c:02x}{d:02x}");
                 info!(user, stateless = caller.client.is_stateless(), "logged in");
@@ -153,6 +162,21 @@ impl Inner {
                 Ok(caller)
             }
             Err(error) => Err(self.refused(&key, &mut tries, error).await),
+        }
+    }
+
+    /// The caller of before, if the password was only looked at once more: tokens and cached rights
+    /// hang on him.
+    async fn kept(&self, key: &Key, fresh: Caller) -> Arc<Caller> {
+        let before = self.earlier.get(key).await;
+        let same = before.filter(|before| !before.client.has_ended() && before.user == fresh.user);
+        match same {
+            Some(before) if before.client.is_stateless() && fresh.client.is_stateless() => before,
+            _ => {
+                let fresh = Arc::new(fresh);
+                self.earlier.insert(*key, fresh.clone()).await;
+                fresh
+            }
         }
     }
 
@@ -168,6 +192,10 @@ impl Inner {
         let now = Instant::now();
         if matches!(refusal, Refusal::BadCredentials) {
             tries.wrong(now);
+            // It was right once: what was granted for it ends with it.
+            if let Some(before) = self.earlier.remove(key).await {
+                before.client.end();
+            }
         }
         let earlier = self.failed.get(key).await.map(|failed| failed.failure);
         let failure = Failure::again(earlier, now, Duration::from_secs(self.config.failed_ttl));
@@ -177,9 +205,13 @@ impl Inner {
 }
 
 fn identified(name: &Name, user: cloudstack::types::User) -> User {
+    let principal = match name.is_key {
+        true => format!("{}@{}", user.username, user.domain.as_deref().unwrap_or_default()),
+        false => name.principal.clone(),
+    };
     User {
         role: Role::of(&user),
-        principal: name.principal.clone(),
+        principal,
         account: user.account.unwrap_or_default(),
         domain_id: user.domainid.unwrap_or_default(),
         domain: user.domain.unwrap_or_else(|| name.path.clone()),

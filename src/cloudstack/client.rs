@@ -2,11 +2,11 @@
 //!
 //! Query strings hold keys and signatures, bodies hold passwords: neither is ever logged.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use reqwest::header::{CONTENT_TYPE, COOKIE, SET_COOKIE};
+use reqwest::header::{CONTENT_TYPE, COOKIE, DATE, SET_COOKIE};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -26,6 +26,8 @@ pub struct Endpoint {
     pub(super) page_size: AtomicU32,
     max_in_flight: usize,
     logins: Semaphore,
+    /// Seconds that the server's clock is ahead of ours: signatures expire by its clock.
+    ahead: AtomicI64,
 }
 
 impl Endpoint {
@@ -73,6 +75,7 @@ impl Endpoint {
             page_size: AtomicU32::new(config.page_size),
             max_in_flight: usize::try_from(config.max_in_flight).unwrap_or(1).min(MOST_IN_FLIGHT),
             logins: Semaphore::new(LOGINS_IN_FLIGHT),
+            ahead: AtomicI64::new(0),
         }))
     }
 
@@ -80,6 +83,26 @@ impl Endpoint {
     pub(super) async fn anonymous(&self, command: &str, params: Params) -> Result<Answer, Error> {
         let _slot = self.slot(&self.logins, command).await?;
         self.send(command, params.set("command", command).set("response", "json"), None).await
+    }
+
+    /// Seconds that CloudStack's clock was ahead of ours at its last answer; small ones count as none.
+    pub fn clock_ahead(&self) -> i64 {
+        self.ahead.load(Ordering::Relaxed)
+    }
+
+    fn see_clock(&self, headers: &reqwest::header::HeaderMap) {
+        let date = headers.get(DATE).and_then(|date| date.to_str().ok());
+        let theirs = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+        let Some(theirs) = theirs.map(|date| date.timestamp().as_second()) else { return };
+        let ahead = theirs - jiff::Timestamp::now().as_second();
+        let ahead = if ahead.abs() < SMALL_SKEW { 0 } else { ahead };
+        let before = self.ahead.swap(ahead, Ordering::Relaxed);
+        if ahead != 0 && (before - ahead).abs() >= SMALL_SKEW {
+            warn!(
+                seconds = ahead,
+                "CloudStack's clock and this machine's differ: signatures follow CloudStack's"
+            );
+        }
     }
 
     async fn slot<'a>(
@@ -138,6 +161,7 @@ impl Endpoint {
             false => Error::Unreachable { text: cause(error) },
         };
         let mut response = request.send().await.map_err(failed)?;
+        self.see_clock(response.headers());
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > LARGEST_BODY {
@@ -168,6 +192,7 @@ impl Client {
             slots,
             ended: AtomicBool::new(false),
             used: Mutex::new(Instant::now()),
+            answered: Mutex::new(Instant::now()),
             apis: Cached::default(),
             jobs: Mutex::default(),
         }))
@@ -203,6 +228,11 @@ impl Client {
         idle || self.0.ended.load(Ordering::Relaxed)
     }
 
+    /// Ends this credential here, whatever CloudStack would still allow.
+    pub fn end(&self) {
+        self.0.ended.store(true, Ordering::Relaxed);
+    }
+
     /// A throttled call was not executed: it is repeated a few times if the wait is short.
     async fn patiently(&self, command: &str, params: Params) -> Result<Value, Error> {
         for _ in 0..THROTTLED_TRIES {
@@ -220,8 +250,15 @@ impl Client {
         let params = params.set("command", command).set("response", "json");
         let answer = match &inner.credential {
             Credential::Keys { api_key, secret_key } => {
-                let params = sign::seal(params, api_key, secret_key, jiff::Timestamp::now());
-                inner.endpoint.send(command, params, None).await?
+                let ahead = inner.endpoint.clock_ahead();
+                let sealed = |ahead| sign::seal(params.clone(), api_key, secret_key, later(ahead));
+                let answer = inner.endpoint.send(command, sealed(ahead), None).await?;
+                let learnt = inner.endpoint.clock_ahead();
+                match answer.status == 401 && learnt != ahead {
+                    // expired by the server's clock, which we know only now
+                    true => inner.endpoint.send(command, sealed(learnt), None).await?,
+                    false => answer,
+                }
             }
             Credential::Session { cookies, session_key, .. } => {
                 if let Ok(mut used) = inner.used.lock() {
@@ -231,7 +268,21 @@ impl Client {
                 inner.endpoint.send(command, params, Some(cookies)).await?
             }
         };
-        answer.open(command)
+        let opened = answer.open(command);
+        if opened.is_ok()
+            && let Ok(mut answered) = inner.answered.lock()
+        {
+            *answered = Instant::now();
+        }
+        opened
+    }
+
+    /// Whether a session that was quiet for a while is still there: after a restart of the
+    /// management server it is not. `false` only if CloudStack says so.
+    pub async fn is_alive(&self) -> bool {
+        let quiet = self.0.answered.lock().is_ok_and(|answered| answered.elapsed() > DOUBTFUL);
+        let asked = !self.is_stateless() && quiet;
+        !asked || !matches!(self.query(PROBE, Params::new()).await, Err(Error::SessionEnded))
     }
 
     /// What a 401 on a signed call means: CloudStack answers it for bad keys and for a command it
@@ -266,6 +317,8 @@ pub(super) struct Inner {
     slots: Semaphore,
     ended: AtomicBool,
     used: Mutex<Instant>,
+    /// The last success.
+    answered: Mutex<Instant>,
     pub(super) apis: Cached,
     pub(super) jobs: Mutex<Watched>,
 }
@@ -297,6 +350,12 @@ impl Answer {
     }
 }
 
+/// The present by a clock that is ahead by so many seconds.
+fn later(ahead: i64) -> jiff::Timestamp {
+    let now = jiff::Timestamp::now();
+    now.checked_add(jiff::SignedDuration::from_secs(ahead)).unwrap_or(now)
+}
+
 /// Whether CloudStack lets a command be called by GET when it enforces POST.
 fn reads(command: &str) -> bool {
     ["get", "list", "query", "find"].iter().any(|verb| command.starts_with(verb))
@@ -321,6 +380,12 @@ fn cause(error: reqwest::Error) -> String {
 }
 
 /// The command that tells bad keys from an unknown command.
+/// Seconds: what a network and a rounded header make of two equal clocks.
+const SMALL_SKEW: i64 = 30;
+
+/// A session is looked after when nothing was heard in it for so long.
+const DOUBTFUL: Duration = Duration::from_secs(5);
+
 const PROBE: &str = "listCapabilities";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -72,6 +72,23 @@ impl Client {
         Ok((session, Login { user: completed(user, &reply), session_idle }))
     }
 
+    /// The client of a pair of API keys, for users who cannot log in: a second factor, SAML. The
+    /// user is the one that `listUsers` shows with this key, or the only one it shows.
+    pub async fn login_with_keys(
+        endpoint: Arc<Endpoint>,
+        api_key: &str,
+        secret_key: &SecretString,
+    ) -> Result<(Self, Login), Error> {
+        let client = Self::with_keys(endpoint, api_key.to_owned(), secret_key.clone());
+        let mut users: Vec<KeyedUser> = client.list("listUsers", "user", Params::new()).await?;
+        let own = users.iter().position(|user| user.apikey.as_deref() == Some(api_key));
+        let own = own.or((users.len() == 1).then_some(0));
+        let user = own.map(|index| users.swap_remove(index).user);
+        let text = || String::from("listUsers shows nobody with this API key");
+        let user = user.ok_or_else(|| Error::Credentials { text: text() })?;
+        Ok((client, Login { user, session_idle: None }))
+    }
+
     /// Ends a session; a keyed client has none. Best effort: it idles out anyway.
     pub async fn logout(&self) {
         if !self.is_stateless()
@@ -107,6 +124,13 @@ impl Client {
             }
         }
     }
+}
+
+#[derive(Deserialize)]
+struct KeyedUser {
+    apikey: Option<String>,
+    #[serde(flatten)]
+    user: User,
 }
 
 #[derive(Deserialize)]

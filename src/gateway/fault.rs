@@ -59,6 +59,11 @@ impl Fault {
         Self { reason: "Unauthorized", ..Self::new(StatusCode::UNAUTHORIZED, detail) }
     }
 
+    /// With the time after which another try makes sense.
+    pub fn after(self, wait: std::time::Duration) -> Self {
+        Self { retry_after: Some(wait.as_secs().max(1)), ..self }
+    }
+
     /// A failure of ours or of a peer: the client gets an id, the log the cause under that id.
     fn internal(status: StatusCode, what: &str, cause: &dyn std::fmt::Display) -> Self {
         let id = Uuid::new_v4().simple().to_string()[..12].to_owned();
@@ -80,10 +85,9 @@ impl From<cloudstack::Error> for Fault {
             E::NotFound { .. } => Self::not_found(),
             E::Invalid { .. } => Self::bad_request(text),
             E::Limit { .. } | E::Unavailable { .. } => Self::conflict(text),
-            E::Throttled { wait } => Self {
-                retry_after: Some(wait.as_secs().max(1)),
-                ..Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
-            },
+            E::Throttled { wait } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()).after(*wait)
+            }
             E::Maintenance { .. } => {
                 Self::internal(StatusCode::SERVICE_UNAVAILABLE, "CloudStack is in maintenance", &error)
             }

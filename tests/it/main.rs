@@ -15,6 +15,7 @@ mod golden;
 mod host;
 mod imageio;
 mod layers;
+mod logins;
 mod mapped;
 mod nbd;
 mod sdk;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use base64::Engine as _;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::{Method, Response};
 use serde_json::Value;
 
@@ -84,11 +86,16 @@ impl Cloud {
 
     /// With more settings for the gateway, from the environment.
     pub fn with(instances: usize, more: &[(&str, String)]) -> Self {
+        Self::of(instances, &[], more)
+    }
+
+    /// With more arguments for the simulator, too.
+    pub fn of(instances: usize, simulated: &[&str], more: &[(&str, String)]) -> Self {
         let dir = tempfile::tempdir().expect("temp dir");
         let (sim, count) = (dir.path().join("sim").display().to_string(), instances.to_string());
         let args =
             ["simulator", "--listen", "127.0.0.1:0", "--dir", &sim, "--instances", &count, "--no-libvirt"];
-        let simulator = Part::start(dir.path(), &args, &[]);
+        let simulator = Part::start(dir.path(), &[&args, simulated].concat(), &[]);
         let accounts = std::fs::read(dir.path().join("sim/accounts.json")).expect("accounts");
         let accounts: Value = serde_json::from_slice(&accounts).expect("JSON");
         let endpoint = simulator.url.clone();
@@ -123,6 +130,54 @@ impl Cloud {
         self.gateway.kill();
         let settings = settings(self.dir.path(), &self.simulator.url, &self.accounts, more);
         self.gateway = Part::start(self.dir.path(), &["serve"], &settings);
+    }
+
+    /// Tells the simulator to misbehave, to have another clock, to have been restarted.
+    pub async fn tell(&self, what: &str, body: &str) {
+        let url = self.simulator.url.replace("/client/api", &format!("/simulator/{what}"));
+        let told = reqwest::Client::new().post(url).body(body.to_owned()).send().await.expect("told");
+        assert_eq!(told.status(), 204, "{what} {body}");
+    }
+
+    /// A call to CloudStack itself, signed; what it answers without its envelope.
+    pub async fn cloudstack(&self, account: &str, command: &str, params: &[(&str, &str)]) -> Value {
+        let (status, body) = self.signed(account, command, params).await;
+        assert_eq!(status, 200, "{command}: {body}");
+        body
+    }
+
+    /// The same, whatever becomes of it.
+    pub async fn signed(&self, account: &str, command: &str, params: &[(&str, &str)]) -> (u16, Value) {
+        let keys = &self.accounts[account];
+        let key = |name: &str| keys[name].as_str().expect("key").to_owned();
+        let url = sign(&self.simulator.url, &key("apikey"), &key("secretkey"), command, params);
+        let response = reqwest::Client::new().post(url).send().await.expect("an answer");
+        let status = response.status().as_u16();
+        let body: Value = serde_json::from_str(&response.text().await.expect("text")).unwrap_or_default();
+        let inner = body.as_object().and_then(|body| body.values().next()).cloned();
+        (status, inner.unwrap_or_default())
+    }
+
+    /// The same to the end of its job.
+    pub async fn job(&self, account: &str, command: &str, params: &[(&str, &str)]) -> Value {
+        let submitted = self.cloudstack(account, command, params).await;
+        let job = submitted["jobid"].as_str().expect("a job").to_owned();
+        for _ in 0..100 {
+            let found = self.cloudstack(account, "queryAsyncJobResult", &[("jobid", &job)]).await;
+            if found["jobstatus"] != 0 {
+                assert_eq!(found["jobstatus"], 1, "{command}: {found}");
+                return found["jobresult"].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{command} takes too long");
+    }
+
+    /// A request with any name and password.
+    pub async fn login(&self, name: &str, password: &str, path: &str) -> Response {
+        let url = self.gateway.url.trim_end_matches("/ovirt-engine");
+        let request = self.client.get(format!("{url}{path}")).basic_auth(name, Some(password));
+        request.header("accept", "application/json").send().await.expect("an answer")
     }
 
     pub fn log(&self) -> String {
@@ -170,6 +225,24 @@ impl Cloud {
         let found = vms["vm"].as_array().and_then(|vms| vms.iter().find(|vm| vm["status"] == status));
         found.and_then(|vm| vm["id"].as_str()).expect("an instance").to_owned()
     }
+}
+
+/// The address of a signed call.
+fn sign(url: &str, api_key: &str, secret: &str, command: &str, params: &[(&str, &str)]) -> String {
+    let mut all: Vec<(&str, &str)> = params.to_vec();
+    all.extend([("apikey", api_key), ("command", command), ("response", "json")]);
+    all.sort_unstable();
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b".-*_".contains(&b);
+    let encode = |text: &str| -> String {
+        text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    };
+    let pairs: Vec<_> = all.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+    let mut mac = Hmac::<sha1::Sha1>::new_from_slice(secret.as_bytes()).expect("key");
+    mac.update(pairs.join("&").to_lowercase().as_bytes());
+    let signature = base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes());
+    let names: Vec<_> =
+        all.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
+    format!("{url}?{}&signature={}", names.join("&"), encode(&signature))
 }
 
 fn settings(
