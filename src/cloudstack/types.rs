@@ -19,6 +19,10 @@ macro_rules! answer {
 
 answer!(Tag { key: String, value: String, resourcetype: String, resourceid: String, account: Option<String>, domainid: Option<String> });
 
+answer!(Account { id: String, name: String, domainid: Option<String>, domainpath: Option<String> });
+
+answer!(Project { id: String, name: String, domainid: Option<String> });
+
 answer!(Zone {
     id: String, name: String, networktype: Option<String>, allocationstate: Option<String>,
     localstorageenabled: bool,

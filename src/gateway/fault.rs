@@ -91,6 +91,11 @@ impl From<cloudstack::Error> for Fault {
             E::Maintenance { .. } => {
                 Self::internal(StatusCode::SERVICE_UNAVAILABLE, "CloudStack is in maintenance", &error)
             }
+            E::JobLost { .. } => Self::internal(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "CloudStack lost the job: look whether it was done",
+                &error,
+            ),
             E::Internal { .. } => {
                 Self::internal(StatusCode::SERVICE_UNAVAILABLE, "CloudStack failed to do this", &error)
             }
