@@ -11,6 +11,7 @@ mod engine;
 mod example;
 mod failures;
 mod fake_cloudstack;
+mod faults;
 mod golden;
 mod host;
 mod imageio;
