@@ -30,12 +30,13 @@ impl Client {
         // Something was added or removed between two pages and shifted the rest: all passes together
         // hold what one may have missed.
         for _ in 0..MORE_PASSES {
-            if pass.received >= pass.count {
+            if rows.kept.len() >= pass.count {
                 break;
             }
             let again = self.pages(command, key, &params, &mut rows).await?;
             let unmoved = (again.received, again.count) == (pass.received, pass.count);
             pass = again;
+            // Rows that come twice in every walk are CloudStack's own: templates, one per zone.
             if unmoved {
                 break;
             }
