@@ -1,7 +1,7 @@
 //! The commands the gateway uses most, with their answers' types, and what each list must be told.
 
 use super::types::{
-    Account, Cluster, DiskOffering, Domain, Host, Network, OsType, Project, ServiceOffering, Snapshot,
+    Account, Cluster, DiskOffering, Domain, Event, Host, Network, OsType, Project, ServiceOffering, Snapshot,
     StoragePool, Tag, Template, User, VirtualMachine, VmSnapshot, Volume, Zone,
 };
 use super::{Client, Error, Params};
@@ -43,6 +43,8 @@ lists! {
     templates / template: Template = "listTemplates"["template"];
     os_types / os_type: OsType = "listOsTypes"["ostype"];
     users / user: User = "listUsers"["user"];
+    /// All there are; see [`Client::newest`] for less.
+    events: Event = "listEvents"["event"];
     accounts: Account = "listAccounts"["account"];
     projects / project: Project = "listProjects"["project"];
     domains / domain: Domain = "listDomains"["domain"];

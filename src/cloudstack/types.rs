@@ -155,6 +155,13 @@ answer!(VmSnapshot {
     virtualmachineid: Option<String>, created: Option<String>,
 });
 
+answer!(Event {
+    id: String, r#type: Option<String>, level: Option<String>, state: Option<String>,
+    description: Option<String>, created: Option<String>, username: Option<String>,
+    account: Option<String>, resourceid: Option<String>, resourcetype: Option<String>,
+    parentid: Option<String>,
+});
+
 answer!(User {
     id: String, username: String, account: Option<String>, accountid: Option<String>, domainid: Option<String>,
     domain: Option<String>, roletype: Option<String>, rolename: Option<String>,
