@@ -26,4 +26,5 @@ mod simulator;
 mod state;
 mod support;
 mod surface;
+mod tenants;
 mod world;
