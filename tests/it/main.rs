@@ -19,6 +19,7 @@ mod layers;
 mod logins;
 mod mapped;
 mod nbd;
+mod places;
 mod records;
 mod restores;
 mod sdk;
