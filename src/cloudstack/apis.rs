@@ -24,6 +24,11 @@ impl Apis {
         self.0.get(command).is_some_and(|params| params.contains(&param.to_lowercase()))
     }
 
+    /// Whether a parameter's name has this in it: some are named differently from one version to the next.
+    pub fn takes_like(&self, command: &str, part: &str) -> bool {
+        self.0.get(command).is_some_and(|params| params.iter().any(|param| param.contains(part)))
+    }
+
     fn read(mut reply: Value) -> Self {
         let rows: Vec<Row> = Vec::deserialize(reply["api"].take()).unwrap_or_default();
         let params = |row: Row| row.params.into_iter().map(|param| param.name.to_lowercase()).collect();
@@ -73,6 +78,7 @@ mod tests {
             {"name": "createVolume", "params": [{"name": "customId"}, {"name": "name"}]}, {"name": "listZones"}]}));
         assert!(apis.allows("listZones") && !apis.allows("listzones"));
         assert!(apis.takes("createVolume", "customid") && !apis.takes("createVolume", "storageid"));
+        assert!(apis.takes_like("createVolume", "custom") && !apis.takes_like("createVolume", "blank"));
         assert!(!apis.takes("listZones", "id") && !Apis::read(Value::Null).allows("listZones"));
     }
 }

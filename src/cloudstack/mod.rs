@@ -13,6 +13,7 @@ mod job;
 mod list;
 mod login;
 mod params;
+pub mod probe;
 mod sign;
 pub mod types;
 

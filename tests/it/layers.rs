@@ -11,6 +11,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("client", &["host", "pki"]),
     ("cloudstack", &[]),
     ("config", &["auth", "cloudstack", "hostlink", "imageio", "log", "state", "transfer"]),
+    ("doctor", &["auth", "cloudstack", "hostlink"]),
     // hostlink: its errors only, which reach the gateway inside those of transfer
     ("gateway", &["auth", "cloudstack", "hostlink", "imageio", "map", "model", "serve", "state", "transfer"]),
     ("host", &[]),
