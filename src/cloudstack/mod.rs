@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod envelope;
 mod error;
+mod http;
 mod job;
 mod list;
 mod login;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Config, client};
+use super::{Config, http};
 
 /// What answered an unsigned call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,17 +61,17 @@ pub(super) struct Address {
 /// Asks once, step by step. `verify` is whether a bad certificate ends it.
 pub async fn probe(config: &Config, verify: bool) -> Result<Probe, Unanswered> {
     let settings = |error: super::Error| Unanswered::Settings { text: error.to_string() };
-    let at = client::address(config).map_err(settings)?;
+    let at = http::address(config).map_err(settings)?;
     let (host, port) = (at.host.clone(), at.port);
     connect(&at).await?;
-    let look = tokio::time::timeout(ANSWER, client::look(config, verify)).await;
+    let look = tokio::time::timeout(ANSWER, http::look(config, verify)).await;
     match look.map_err(|_| Unanswered::Silent { host: host.clone(), port })? {
         Ok(look) => Ok(read(look)),
-        Err(client::Blind::Settings(error)) => Err(settings(error)),
-        Err(client::Blind::Connect(text)) if at.tls => Err(Unanswered::Tls { host, port, text }),
-        Err(client::Blind::Connect(text)) => Err(Unanswered::Connection { host, port, text }),
-        Err(client::Blind::Timeout) => Err(Unanswered::Silent { host, port }),
-        Err(client::Blind::Protocol(text)) => Err(Unanswered::Protocol { host, port, text }),
+        Err(http::Blind::Settings(error)) => Err(settings(error)),
+        Err(http::Blind::Connect(text)) if at.tls => Err(Unanswered::Tls { host, port, text }),
+        Err(http::Blind::Connect(text)) => Err(Unanswered::Connection { host, port, text }),
+        Err(http::Blind::Timeout) => Err(Unanswered::Silent { host, port }),
+        Err(http::Blind::Protocol(text)) => Err(Unanswered::Protocol { host, port, text }),
     }
 }
 
@@ -92,7 +92,7 @@ async fn connect(at: &Address) -> Result<(), Unanswered> {
     Err(Unanswered::Connection { host: at.host.clone(), port: at.port, text: last })
 }
 
-fn read(look: client::Look) -> Probe {
+fn read(look: http::Look) -> Probe {
     let theirs = look.date.as_deref().and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
     let now = jiff::Timestamp::now().as_second();
     Probe {

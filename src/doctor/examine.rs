@@ -59,20 +59,24 @@ async fn ask(parts: &Parts, report: &mut Report) {
             return report.add(reach::unanswered(&config, &Unanswered::Settings { text: error.to_string() }));
         }
     };
+    let mut seen = Vec::new();
     match (&config.api_key, &config.secret_key) {
         (Some(key), Some(secret)) => {
             let client = Client::with_keys(endpoint.clone(), key.clone(), secret.clone());
             match client.query("listCapabilities", Params::new()).await {
                 Ok(capabilities) => {
                     report.add(features::version(&capabilities));
-                    service(parts, &client, key, report).await;
+                    seen.extend(service(parts, &client, key, report).await);
                 }
                 Err(error) => report.add(account::refused(&error)),
             }
         }
         _ => report.add(account::no_service_account()),
     }
-    tenant(parts, endpoint, report).await;
+    seen.extend(tenant(parts, endpoint, report).await);
+    if !seen.is_empty() {
+        report.extend(features::found(&seen.iter().map(AsRef::as_ref).collect::<Vec<_>>()));
+    }
 }
 
 /// Whether CloudStack answers, so that there is somebody to ask.
@@ -109,14 +113,16 @@ async fn endpoint(config: &Config, report: &mut Report) -> bool {
 }
 
 /// All that the service account can tell.
-async fn service(parts: &Parts, client: &Client, key: &str, report: &mut Report) {
+async fn service(parts: &Parts, client: &Client, key: &str, report: &mut Report) -> Option<Arc<Apis>> {
     let who =
         users(client, Params::new().set("listall", "false"), |row| row.apikey.as_deref() == Some(key)).await;
     let apis = match client.apis().await {
         Ok(apis) => apis,
-        Err(error) => return report.add(unasked(Topic::ServiceAccount, "listApis", &error)),
+        Err(error) => {
+            report.add(unasked(Topic::ServiceAccount, "listApis", &error));
+            return None;
+        }
     };
-    report.extend(features::found(&apis));
     report.extend(account::service(who.as_ref(), &apis));
     configuration(&parts.cloudstack, client, &apis, report).await;
     if apis.allows("listStoragePools") {
@@ -137,6 +143,7 @@ async fn service(parts: &Parts, client: &Client, key: &str, report: &mut Report)
             Err(error) => report.add(unasked(Topic::Instances, "listVMSnapshot", &error)),
         }
     }
+    Some(apis)
 }
 
 async fn configuration(ours: &Config, client: &Client, apis: &Apis, report: &mut Report) {
@@ -197,19 +204,24 @@ async fn hosts(parts: &Parts, mut found: Vec<Host>, report: &mut Report) {
     }
 }
 
-async fn tenant(parts: &Parts, endpoint: Arc<Endpoint>, report: &mut Report) {
+/// What the user may do.
+async fn tenant(parts: &Parts, endpoint: Arc<Endpoint>, report: &mut Report) -> Option<Arc<Apis>> {
     let Some(tenant) = &parts.tenant else {
-        return report.add(Finding::info(
+        report.add(Finding::info(
             Topic::User,
             "user",
             "what a user may do was not checked",
             "give one with --user USER@DOMAIN and his password in OVIRT_GATEWAY_DOCTOR_PASSWORD or on standard input",
         ));
+        return None;
     };
     let sessions = Sessions::new(&parts.auth, endpoint, parts.secret.clone());
     let caller = match sessions.password(&tenant.name, &tenant.password).await {
         Ok(caller) => caller,
-        Err(refusal) => return report.add(account::login_refused(&tenant.name, &refusal)),
+        Err(refusal) => {
+            report.add(account::login_refused(&tenant.name, &refusal));
+            return None;
+        }
     };
     let id = caller.user.id.clone();
     let who = users(&caller.client, Params::new().set("id", &id), |row| row.id == id).await;
@@ -218,11 +230,13 @@ async fn tenant(parts: &Parts, endpoint: Arc<Endpoint>, report: &mut Report) {
         domain: Some(caller.user.domain.clone()),
         ..Who::default()
     });
-    match caller.client.apis().await {
-        Ok(apis) => report.extend(account::user(&tenant.name, &who, &apis)),
-        Err(error) => report.add(unasked(Topic::User, "listApis", &error)),
+    let apis = caller.client.apis().await;
+    match &apis {
+        Ok(apis) => report.extend(account::user(&tenant.name, &who, apis)),
+        Err(error) => report.add(unasked(Topic::User, "listApis", error)),
     }
     caller.client.logout().await;
+    apis.ok()
 }
 
 /// The row of `listUsers` that is meant; a role may not be allowed to see any.

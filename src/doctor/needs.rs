@@ -1,7 +1,6 @@
 //! The commands of CloudStack that the product calls, and what for.
 //!
-//! Kept beside the code that calls them by a test of the whole line: a role with exactly these commands
-//! backs up and restores.
+//! A test looks through the sources for commands that are called and missing here.
 
 use crate::cloudstack::Apis;
 
@@ -136,7 +135,6 @@ pub const USER: &[Need] = &[
     need("listDiskOfferings", "disks cannot be restored: none is found that fits", Severity::Warning),
     need("deployVirtualMachine", "instances cannot be restored", Severity::Warning),
     need("createVolume", "disks cannot be restored where importVolume is no way", Severity::Warning),
-    need("attachVolume", "disks cannot be attached to a restored instance", Severity::Warning),
     need("detachVolume", "instances cannot be restored: the template's disk stays", Severity::Warning),
     need(
         "deleteVolume",

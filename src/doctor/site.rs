@@ -244,8 +244,8 @@ mod tests {
             host(&row(state), Some(daemon)).iter().map(|finding| finding.severity).collect()
         };
         use Severity::{Error, Ok, Warning};
-        assert_eq!(of("Up", &std::result::Result::Ok(env!("CARGO_PKG_VERSION").into())), [Ok, Ok]);
-        assert_eq!(of("Up", &std::result::Result::Ok("0.0.1".into())), [Ok, Warning]);
+        assert_eq!(of("Up", &Result::Ok(env!("CARGO_PKG_VERSION").into())), [Ok, Ok]);
+        assert_eq!(of("Up", &Result::Ok("0.0.1".into())), [Ok, Warning]);
         assert_eq!(of("Up", &down("Connection refused")), [Ok, Error]);
         assert_eq!(of("Down", &down("Connection refused")), [Warning, Warning]);
         let advice = |text: &str| match down(text) {

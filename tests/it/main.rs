@@ -7,6 +7,7 @@ mod auth;
 mod cloudstack;
 mod codec;
 mod curl;
+mod doctor;
 mod engine;
 mod example;
 mod failures;
