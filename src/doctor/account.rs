@@ -130,6 +130,10 @@ pub fn user(name: &str, who: &Who, apis: &Apis) -> Vec<Finding> {
             lacking.iter().map(|command| role.allow(command)).collect::<Vec<_>>().join("; "),
         ),
     });
-    findings.extend(needs::missing(needs::USER, apis, role, Topic::User));
+    let mut wanted = needs::USER.to_vec();
+    if who.roletype.as_deref().is_some_and(|kind| kind != "User") {
+        wanted.extend(needs::ADMINISTRATOR);
+    }
+    findings.extend(needs::missing(&wanted, apis, role, Topic::User));
     findings
 }

@@ -57,7 +57,7 @@ const FEATURES: &[Feature] = &[
     Feature {
         name: "instances without a disk (blank)",
         command: DEPLOY,
-        there: |apis| apis.takes_like(DEPLOY, "blank"),
+        there: |apis| apis.param_with(DEPLOY, "blank").is_some(),
         otherwise: "a restored instance is deployed from a template and loses that disk",
         since: "4.23, for root administrators",
     },

@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn others_words_cannot_steer_a_terminal() {
-        let finding = Finding::warning(Topic::Hosts, "a\u{1b}[2Jb\n", "x\ty\r\nz\u{9b}", &"e".repeat(5000));
+        let finding = Finding::warning(Topic::Hosts, "a\u{1b}[2Jb\n", "x\ty\r\nz\u{9b}", "e".repeat(5000));
         assert_eq!((finding.subject.as_str(), finding.text.as_str()), ("a [2Jb", "x y z"));
         assert_eq!(finding.advice.map(|advice| advice.len()), Some(LONGEST));
     }

@@ -152,6 +152,11 @@ pub const USER: &[Need] = &[
     need("rebootVirtualMachine", "instances cannot be restarted", Severity::Info),
     need("addNicToVirtualMachine", "network cards cannot be added", Severity::Info),
     need("removeNicFromVirtualMachine", "network cards cannot be removed", Severity::Info),
+    need("listVMSnapshot", "VM snapshots are not seen", Severity::Info),
+    need("createVMSnapshot", "VM snapshots cannot be made", Severity::Info),
+    need("deleteVMSnapshot", "VM snapshots cannot be deleted", Severity::Info),
+    need("revertToVMSnapshot", "instances cannot go back to a VM snapshot", Severity::Info),
+    need("listEvents", "events are not seen", Severity::Info),
     need("createTags", "tags cannot be set", Severity::Info),
     need("deleteTags", "tags cannot be removed", Severity::Info),
     need("listTags", "tags are not seen", Severity::Info),
@@ -162,6 +167,12 @@ pub const USER: &[Need] = &[
         "the user's own API keys are not used: he has a session, which idles out",
         Severity::Info,
     ),
+];
+
+/// More that an administrator's restore for another account calls: a user has no need of it.
+pub const ADMINISTRATOR: &[Need] = &[
+    need("assignVolume", "disks restored for another account cannot be handed over to it", Severity::Info),
+    need("listAccounts", "disks restored for another account cannot be handed over to it", Severity::Info),
 ];
 
 const OWN_ROLES: [&str; 4] = ["Root Admin", "Resource Admin", "Domain Admin", "User"];
