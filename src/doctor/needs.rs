@@ -176,3 +176,40 @@ pub const ADMINISTRATOR: &[Need] = &[
 ];
 
 const OWN_ROLES: [&str; 4] = ["Root Admin", "Resource Admin", "Domain Admin", "User"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_missing_command_comes_with_its_rule() {
+        let role = RoleRef { id: Some("r-1"), name: Some("Backup") };
+        let found = missing(SERVICE, &Apis::default(), role, Topic::ServiceAccount);
+        assert_eq!(found.len(), SERVICE.len() + 1);
+        for (finding, need) in found.iter().zip(SERVICE) {
+            let rule = format!("cmk create rolepermission roleid=r-1 rule={} permission=allow", need.command);
+            assert_eq!((finding.subject.as_str(), finding.advice.as_ref()), (need.command, Some(&rule)));
+        }
+        let none = missing(&[], &Apis::default(), role, Topic::User);
+        assert_eq!(none.iter().map(|finding| finding.severity).collect::<Vec<_>>(), [Severity::Ok]);
+    }
+
+    #[test]
+    fn where_rules_go_depends_on_the_role() {
+        let advice = |id, name| RoleRef { id, name }.how(Topic::User).advice.unwrap_or_default();
+        assert!(advice(Some("r"), Some("User")).starts_with("copy it"));
+        assert!(advice(Some("r"), Some("Read-Only Admin - Default")).contains("roleid=r"));
+        assert!(advice(Some("r"), Some("Backup")).contains("ruleorder="));
+        assert!(
+            advice(None, Some("Backup")).starts_with("find ROLE-ID with: cmk list roles name=\"Backup\"")
+        );
+    }
+
+    #[test]
+    fn no_command_is_listed_twice() {
+        for list in [SERVICE, USER] {
+            let names: std::collections::BTreeSet<_> = list.iter().map(|need| need.command).collect();
+            assert_eq!(names.len(), list.len());
+        }
+    }
+}

@@ -8,6 +8,7 @@ mod cloudstack;
 mod codec;
 mod curl;
 mod doctor;
+mod doctor_endpoint;
 mod engine;
 mod example;
 mod failures;
