@@ -21,6 +21,7 @@ mod layers;
 mod logins;
 mod mapped;
 mod nbd;
+mod places;
 mod records;
 mod restores;
 mod sdk;
