@@ -58,7 +58,8 @@ impl RoleRef<'_> {
             "a new rule becomes the last one: after a rule that denies `*` it has no effect",
             format!(
                 "{find}if there is such a rule, put the new ones before it: cmk list rolepermissions roleid={known}; \
-                 cmk update rolepermission roleid={known} ruleorder=ID,ID,…"
+                 cmk update rolepermission roleid={known} ruleorder=ID,ID,…; where a rule denies the very command, change it: \
+                 cmk update rolepermission roleid={known} ruleid=ID permission=allow"
             ),
         )
     }
