@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::apis::Cached;
+use super::http::{PROBE, builder, cause, parsed, settings};
 use super::job::Watched;
 use super::{Config, Error, Params, envelope, sign};
 
@@ -37,10 +38,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn new(config: &Config) -> Result<Arc<Self>, Error> {
-        let url = reqwest::Url::parse(&config.endpoint).map_err(|_| settings("endpoint is not a URL"))?;
-        if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.query().is_some() {
-            return Err(settings("endpoint must be a plain http or https URL"));
-        }
+        let url = parsed(&config.endpoint)?;
         if !(1..=LARGEST_PAGE).contains(&config.page_size) {
             return Err(settings("page_size must be 1 to 500"));
         }
@@ -48,27 +46,11 @@ impl Endpoint {
         if counts.contains(&0) || config.max_in_flight == 0 || config.max_in_flight_total == 0 {
             return Err(settings("timeout, job_timeout and both max_in_flight must not be 0"));
         }
-        let mut http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(Duration::from_secs(config.timeout))
-            .pool_idle_timeout(POOL_IDLE)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy();
-        if let Some(path) = &config.ca_file {
-            let unusable =
-                |error: &dyn std::fmt::Display| settings(&format!("ca_file {}: {error}", path.display()));
-            let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
-            let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&error))?;
-            if roots.is_empty() {
-                return Err(unusable(&"no certificate in it"));
-            }
-            http = http.tls_certs_only(roots);
-        }
+        let http = builder(config, config.verify_tls)?;
         if !config.verify_tls {
             warn!(
                 "CloudStack's certificate is NOT verified: anybody in between can read and change everything"
             );
-            http = http.tls_danger_accept_invalid_certs(true);
         }
         if url.scheme() == "http" && !is_local(&url) {
             warn!("CloudStack is reached without TLS: passwords and keys travel readable");
@@ -392,33 +374,11 @@ fn is_local(url: &reqwest::Url) -> bool {
     matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"))
 }
 
-fn settings(text: &str) -> Error {
-    Error::Settings { text: text.into() }
-}
-
-/// The innermost cause, without the URL: it may hold a signed query.
-fn cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
-}
-
-/// The command that tells bad keys from an unknown command.
 /// Seconds: what a network and a rounded header make of two equal clocks.
 const SMALL_SKEW: i64 = 30;
 
 /// A session is looked after when nothing was heard in it for so long.
 const DOUBTFUL: Duration = Duration::from_secs(5);
-
-const PROBE: &str = "listCapabilities";
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Shorter than Jetty's 30 s and the usual balancer's, so that a call seldom meets a closed connection.
-const POOL_IDLE: Duration = Duration::from_secs(20);
 
 /// Bytes of a query string: Jetty's request header limit is 8 KiB.
 const LONGEST_QUERY: usize = 6000;

@@ -8,6 +8,8 @@ mod cloudstack;
 mod codec;
 mod costs;
 mod curl;
+mod doctor;
+mod doctor_endpoint;
 mod engine;
 mod example;
 mod failures;
