@@ -1,7 +1,7 @@
 //! The commands the gateway uses most, with their answers' types, and what each list must be told.
 
 use super::types::{
-    Account, Cluster, DiskOffering, Domain, Host, Network, OsType, Project, ServiceOffering, Snapshot,
+    Account, Cluster, DiskOffering, Domain, Event, Host, Network, OsType, Project, ServiceOffering, Snapshot,
     StoragePool, Tag, Template, User, VirtualMachine, VmSnapshot, Volume, Zone,
 };
 use super::{Client, Error, Params};
@@ -47,6 +47,7 @@ lists! {
     projects / project: Project = "listProjects"["project"];
     domains / domain: Domain = "listDomains"["domain"];
     snapshots / snapshot: Snapshot = "listSnapshots"["snapshot"];
+    events: Event = "listEvents"["event"];
     vm_snapshots: VmSnapshot = "listVMSnapshot"["vmSnapshot"];
 }
 

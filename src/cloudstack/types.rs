@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 macro_rules! answer {
     ($(#[$meta:meta])* $name:ident { $( $(#[$fmeta:meta])* $field:ident : $ty:ty ),* $(,)? }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
         #[serde(default)]
         pub struct $name { $( $(#[$fmeta])* pub $field: $ty, )* }
     };
@@ -153,6 +153,12 @@ answer!(VmSnapshot {
     id: String, name: Option<String>, displayname: Option<String>, description: Option<String>,
     state: Option<String>, r#type: Option<String>, current: Option<bool>, parent: Option<String>,
     virtualmachineid: Option<String>, created: Option<String>,
+});
+
+answer!(Event {
+    id: String, r#type: String, level: Option<String>, description: Option<String>, state: Option<String>,
+    created: Option<String>, username: Option<String>, account: Option<String>, domainid: Option<String>,
+    resourceid: Option<String>, resourcetype: Option<String>, parentid: Option<String>,
 });
 
 answer!(User {

@@ -4,7 +4,7 @@
 //! knowing the answer's format; the layer in `answer` writes it in the one that was asked for.
 //! CloudStack's text goes to the client where the mistake is his; ours get an id, and the log the text.
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
@@ -158,6 +158,14 @@ impl From<&hostlink::Error> for Fault {
                 Self::internal(StatusCode::INTERNAL_SERVER_ERROR, "The host gave an unreadable answer", error)
             }
         }
+    }
+}
+
+/// The status that CloudStack's refusal becomes on a request of this method.
+pub fn status_of(error: cloudstack::Error, method: &Method) -> StatusCode {
+    match *method {
+        Method::GET | Method::HEAD | Method::DELETE => Fault::from(error).status,
+        _ => in_body(error).status,
     }
 }
 

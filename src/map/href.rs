@@ -17,7 +17,7 @@ macro_rules! resources {
 }
 
 resources!(
-    cluster "clusters", data_center "datacenters", disk "disks", host "hosts",
+    cluster "clusters", data_center "datacenters", disk "disks", event "events", host "hosts",
     image_transfer "imagetransfers", job "jobs", network "networks", storage_domain "storagedomains",
     tag "tags", template "templates", user "users", vm "vms", vnic_profile "vnicprofiles",
 );
@@ -40,6 +40,10 @@ pub fn nic(vm_id: &str, id: &str) -> String {
 
 pub fn reported_device(vm_id: &str, id: &str) -> String {
     within(&vm(vm_id), "reporteddevices", id)
+}
+
+pub fn vm_snapshot(vm_id: &str, id: &str) -> String {
+    within(&vm(vm_id), "snapshots", id)
 }
 
 pub fn vm_tag(vm_id: &str, id: &str) -> String {
