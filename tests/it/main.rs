@@ -19,6 +19,7 @@ mod layers;
 mod logins;
 mod mapped;
 mod nbd;
+mod recordings;
 mod restores;
 mod sdk;
 mod simulator;
