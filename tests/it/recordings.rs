@@ -5,6 +5,7 @@
 
 mod errors;
 mod expected;
+mod fields;
 mod jobs;
 mod logins;
 mod lossless;

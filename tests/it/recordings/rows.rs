@@ -2,10 +2,7 @@
 
 use std::collections::HashSet;
 
-use ovirt_gateway::cloudstack::types::{
-    Account, AsyncJob, Cluster, DiskOffering, Domain, Event, Host, Network, Nic, OsType, Project,
-    ServiceOffering, Snapshot, StoragePool, Tag, Template, User, VirtualMachine, VmSnapshot, Volume, Zone,
-};
+use ovirt_gateway::cloudstack::types::{VirtualMachine, VmSnapshot, Volume};
 use ovirt_gateway::cloudstack::{Error, Params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,31 +16,37 @@ use super::{Kind, Player, Recording, of};
 macro_rules! typed {
     ($command:expr, $call:ident, $none:expr) => {
         match $command {
-            "listAccounts" => $call!(Account, "account"),
-            "listAsyncJobs" => $call!(AsyncJob, "asyncjobs"),
-            "listClusters" => $call!(Cluster, "cluster"),
-            "listDiskOfferings" => $call!(DiskOffering, "diskoffering"),
-            "listDomains" => $call!(Domain, "domain"),
-            "listEvents" => $call!(Event, "event"),
-            "listHosts" => $call!(Host, "host"),
-            "listNetworks" => $call!(Network, "network"),
-            "listNics" => $call!(Nic, "nic"),
-            "listOsTypes" => $call!(OsType, "ostype"),
-            "listProjects" => $call!(Project, "project"),
-            "listServiceOfferings" => $call!(ServiceOffering, "serviceoffering"),
-            "listSnapshots" => $call!(Snapshot, "snapshot"),
-            "listStoragePools" => $call!(StoragePool, "storagepool"),
-            "listTags" => $call!(Tag, "tag"),
-            "listTemplates" => $call!(Template, "template"),
-            "listUsers" => $call!(User, "user"),
-            "listVMSnapshot" => $call!(VmSnapshot, "vmSnapshot"),
-            "listVirtualMachines" => $call!(VirtualMachine, "virtualmachine"),
-            "listVolumes" => $call!(Volume, "volume"),
-            "listZones" => $call!(Zone, "zone"),
+            "listAccounts" => $call!(ovirt_gateway::cloudstack::types::Account, "account"),
+            "listAsyncJobs" => $call!(ovirt_gateway::cloudstack::types::AsyncJob, "asyncjobs"),
+            "listClusters" => $call!(ovirt_gateway::cloudstack::types::Cluster, "cluster"),
+            "listDiskOfferings" => $call!(ovirt_gateway::cloudstack::types::DiskOffering, "diskoffering"),
+            "listDomains" => $call!(ovirt_gateway::cloudstack::types::Domain, "domain"),
+            "listEvents" => $call!(ovirt_gateway::cloudstack::types::Event, "event"),
+            "listHosts" => $call!(ovirt_gateway::cloudstack::types::Host, "host"),
+            "listNetworks" => $call!(ovirt_gateway::cloudstack::types::Network, "network"),
+            "listNics" => $call!(ovirt_gateway::cloudstack::types::Nic, "nic"),
+            "listOsTypes" => $call!(ovirt_gateway::cloudstack::types::OsType, "ostype"),
+            "listProjects" => $call!(ovirt_gateway::cloudstack::types::Project, "project"),
+            "listServiceOfferings" => {
+                $call!(ovirt_gateway::cloudstack::types::ServiceOffering, "serviceoffering")
+            }
+            "listSnapshots" => $call!(ovirt_gateway::cloudstack::types::Snapshot, "snapshot"),
+            "listStoragePools" => $call!(ovirt_gateway::cloudstack::types::StoragePool, "storagepool"),
+            "listTags" => $call!(ovirt_gateway::cloudstack::types::Tag, "tag"),
+            "listTemplates" => $call!(ovirt_gateway::cloudstack::types::Template, "template"),
+            "listUsers" => $call!(ovirt_gateway::cloudstack::types::User, "user"),
+            "listVMSnapshot" => $call!(ovirt_gateway::cloudstack::types::VmSnapshot, "vmSnapshot"),
+            "listVirtualMachines" => {
+                $call!(ovirt_gateway::cloudstack::types::VirtualMachine, "virtualmachine")
+            }
+            "listVolumes" => $call!(ovirt_gateway::cloudstack::types::Volume, "volume"),
+            "listZones" => $call!(ovirt_gateway::cloudstack::types::Zone, "zone"),
             _ => $none,
         }
     };
 }
+
+pub(crate) use typed;
 
 /// The name of a list's array, if the list has a type.
 pub fn key(command: &str) -> Option<&'static str> {
