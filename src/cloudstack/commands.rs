@@ -43,11 +43,12 @@ lists! {
     templates / template: Template = "listTemplates"["template"];
     os_types / os_type: OsType = "listOsTypes"["ostype"];
     users / user: User = "listUsers"["user"];
+    /// All there are; see [`Client::newest`] for less.
+    events: Event = "listEvents"["event"];
     accounts: Account = "listAccounts"["account"];
     projects / project: Project = "listProjects"["project"];
     domains / domain: Domain = "listDomains"["domain"];
     snapshots / snapshot: Snapshot = "listSnapshots"["snapshot"];
-    events: Event = "listEvents"["event"];
     vm_snapshots: VmSnapshot = "listVMSnapshot"["vmSnapshot"];
 }
 

@@ -52,6 +52,20 @@ impl Client {
         Ok(rows.kept.into_iter().filter_map(|row| read(command, row)).collect())
     }
 
+    /// The first rows of a list that CloudStack gives newest first: one page, `limit` at most.
+    pub async fn newest<T: DeserializeOwned>(
+        &self,
+        command: &str,
+        key: &str,
+        limit: u32,
+        params: Params,
+    ) -> Result<Vec<T>, Error> {
+        let params = commands::widened(command, params);
+        let size = limit.clamp(1, self.0.endpoint.page_size.load(Ordering::Relaxed).max(1));
+        let page = self.page(command, key, &params, size, 1).await?;
+        Ok(page.rows.into_iter().filter_map(|row| read(command, row)).collect())
+    }
+
     /// At most one row, by id: nothing, another tenant's and an unknown id are all `None`.
     pub(super) async fn one<T: DeserializeOwned>(
         &self,

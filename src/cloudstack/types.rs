@@ -156,9 +156,10 @@ answer!(VmSnapshot {
 });
 
 answer!(Event {
-    id: String, r#type: String, level: Option<String>, description: Option<String>, state: Option<String>,
-    created: Option<String>, username: Option<String>, account: Option<String>, domainid: Option<String>,
-    resourceid: Option<String>, resourcetype: Option<String>, parentid: Option<String>,
+    id: String, r#type: Option<String>, level: Option<String>, state: Option<String>,
+    description: Option<String>, created: Option<String>, username: Option<String>,
+    account: Option<String>, resourceid: Option<String>, resourcetype: Option<String>,
+    parentid: Option<String>,
 });
 
 answer!(User {

@@ -83,6 +83,10 @@ impl From<cloudstack::Error> for Fault {
             E::SecondFactor => Self::unauthorized(error.to_string()),
             E::NotAllowed { .. } | E::Forbidden { .. } => Self::new(StatusCode::FORBIDDEN, text),
             E::NotFound { .. } => Self::not_found(),
+            // the request is right, the instance's state is not
+            E::Invalid { .. } if HAS_SNAPSHOTS.iter().any(|words| text.contains(words)) => {
+                Self::conflict(text)
+            }
             E::Invalid { .. } => Self::bad_request(text),
             E::Limit { .. } | E::Unavailable { .. } => Self::conflict(text),
             E::Throttled { wait } => {
@@ -189,6 +193,10 @@ impl IntoResponse for Fault {
         response
     }
 }
+
+/// CloudStack's words when snapshots of an instance stand in the way of attach, detach and resize;
+/// those left behind by a failed one do so too (`cloudstack-api.md` section 5).
+const HAS_SNAPSHOTS: &[&str] = &["does not have VM snapshots", "disk VM snapshots; therefore"];
 
 /// The reason the engine gives for nearly everything.
 const OPERATION_FAILED: &str = "Operation Failed";

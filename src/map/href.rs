@@ -34,16 +34,16 @@ pub fn disk_attachment(vm_id: &str, id: &str) -> String {
     within(&vm(vm_id), "diskattachments", id)
 }
 
+pub fn snapshot(vm_id: &str, id: &str) -> String {
+    within(&vm(vm_id), "snapshots", id)
+}
+
 pub fn nic(vm_id: &str, id: &str) -> String {
     within(&vm(vm_id), "nics", id)
 }
 
 pub fn reported_device(vm_id: &str, id: &str) -> String {
     within(&vm(vm_id), "reporteddevices", id)
-}
-
-pub fn vm_snapshot(vm_id: &str, id: &str) -> String {
-    within(&vm(vm_id), "snapshots", id)
 }
 
 pub fn vm_tag(vm_id: &str, id: &str) -> String {

@@ -1,8 +1,7 @@
 //! CloudStack's states in oVirt's words. A state that is not known here becomes the careful word.
 
 use crate::model::{
-    DataCenterStatus, DiskStatus, HostStatus, JobStatus, SnapshotStatus, StorageDomainStatus, StorageType,
-    VmStatus,
+    DataCenterStatus, DiskStatus, HostStatus, JobStatus, StorageDomainStatus, StorageType, VmStatus,
 };
 
 pub fn vm(state: &str) -> VmStatus {
@@ -35,14 +34,6 @@ pub fn disk(state: &str) -> DiskStatus {
 
 pub fn disk_exists(state: &str) -> bool {
     !matches!(state, "Destroy" | "Expunging" | "Expunged")
-}
-
-/// One that failed is of no use to anybody: it never becomes `ok`.
-pub fn snapshot(state: Option<&str>) -> SnapshotStatus {
-    match state {
-        Some("Ready") => SnapshotStatus::Ok,
-        _ => SnapshotStatus::Locked,
-    }
 }
 
 pub fn host(state: Option<&str>, resource: Option<&str>) -> HostStatus {
@@ -146,14 +137,6 @@ mod tests {
             for state in states {
                 assert_eq!((disk(state), disk_exists(state)), (expected, exists), "{state}");
             }
-        }
-    }
-
-    #[test]
-    fn states_of_snapshots() {
-        assert_eq!(snapshot(Some("Ready")), SnapshotStatus::Ok);
-        for state in ["Allocated", "Creating", "Reverting", "Expunging", "Error", "Hidden", "Dancing"] {
-            assert_eq!(snapshot(Some(state)), SnapshotStatus::Locked, "{state}");
         }
     }
 

@@ -41,6 +41,14 @@ async fn tell(State(cloud): State<Arc<Cloud>>, Path(what): Path<String>, body: S
             }
             Err(_) => (StatusCode::BAD_REQUEST, "seconds").into_response(),
         },
+        "host" => {
+            let (name, state) = body.trim().split_once(' ').unwrap_or_default();
+            let found = cloud.change(|world| {
+                let host = world.hosts.iter_mut().find(|host| host.name == name);
+                host.map(|host| host.state = state.to_owned()).is_some()
+            });
+            if found { StatusCode::NO_CONTENT } else { StatusCode::BAD_REQUEST }.into_response()
+        }
         "restart" => {
             cloud.restart();
             StatusCode::NO_CONTENT.into_response()

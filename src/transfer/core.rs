@@ -14,6 +14,7 @@ use crate::hostlink::{self, HostLink};
 use crate::state::{Backup, Transfer};
 
 use super::phase::{self, BackupEvent, TransferEvent};
+use super::seen::Seen;
 use super::undo::Working;
 use super::{Error, Parts};
 
@@ -25,6 +26,7 @@ pub(super) struct Core {
     touched: Mutex<HashMap<String, Instant>>,
     started: Instant,
     pub(super) working: Working,
+    pub(super) seen: Seen,
 }
 
 /// A caller as a task keeps him.
@@ -49,6 +51,7 @@ impl Core {
             touched: Mutex::default(),
             started: Instant::now(),
             working: Working::default(),
+            seen: Seen::default(),
         })
     }
 

@@ -62,6 +62,9 @@ const RULES: &[(Source, u64, &str, &str, u16, u16)] = &[
     (Source::Job, 530, "Caller does not have permission", "Forbidden", 403, 403),
     (Source::Job, 530, "Account does not have permission", "Forbidden", 403, 403),
     (Source::Job, 530, "", "Internal", 503, 503),
+    // the request is right, the state of the instance is not
+    (Source::Job, 431, "does not have VM snapshots", "Invalid", 409, 409),
+    (Source::Job, 432, "with memory&disk VM snapshots", "Invalid", 409, 409),
     (Source::Job, 431, "", "Invalid", 400, 400),
     (Source::Job, 432, "", "Invalid", 400, 400),
     (Source::Job, 533, "", "Unavailable", 409, 409),

@@ -161,24 +161,26 @@ pub fn tag(row: &Value) -> Value {
 
 pub fn snapshot(row: &Value) -> Value {
     let memory = row["type"] == "DiskAndMemory";
-    let described = if row["description"].is_string() { &row["description"] } else { &row["displayname"] };
+    let described = if row["displayname"].is_string() { &row["displayname"] } else { &row["name"] };
     json!({
         "id": row["id"], "description": described, "date": milliseconds(&row["created"]),
-        "snapshot_status": word(&row["state"], &[("Ready", "ok"), ("Error", "locked")]),
+        "snapshot_status": word(&row["state"], &[("Ready", "ok"), ("Error", "ok")]),
         "persist_memorystate": memory.to_string(), "vm": {"id": row["virtualmachineid"]},
     })
 }
 
 pub fn event(row: &Value) -> Value {
-    let of = |kind: &str| match row["resourcetype"] == kind {
-        true => reference(&row["resourceid"]),
-        false => Value::Null,
+    let vm =
+        if row["resourcetype"] == "VirtualMachine" { reference(&row["resourceid"]) } else { Value::Null };
+    let code = match (text(&row["level"]).as_str(), text(&row["type"]).as_str()) {
+        ("ERROR", _) => "9803",
+        (_, "VM.START") => "32",
+        _ => "9801",
     };
-    let parent = if row["parentid"].is_string() { &row["parentid"] } else { &row["id"] };
     json!({
-        "description": row["description"], "time": milliseconds(&row["created"]), "correlation_id": parent,
+        "description": row["description"], "time": milliseconds(&row["created"]), "code": code, "vm": vm,
         "severity": word(&row["level"], &[("INFO", "normal"), ("WARN", "warning"), ("ERROR", "error")]),
-        "origin": "CloudStack", "vm": of("VirtualMachine"), "template": of("Template"),
+        "origin": "CloudStack", "user": {"name": row["username"]},
     })
 }
 

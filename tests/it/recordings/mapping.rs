@@ -137,7 +137,6 @@ macro_rules! mapped {
 mapped! {
     AsyncJob => model::Jobs = map::job, expected::job;
     Cluster => model::Clusters = map::cluster, expected::cluster;
-    Event => model::Events = map::event, expected::event;
     Host => model::Hosts = |row| map::host(row, true), expected::host;
     StoragePool => model::StorageDomains = |row| map::storage_domain(row, true), expected::storage_domain;
     Tag => model::Tags = map::tag, expected::tag;
@@ -145,6 +144,17 @@ mapped! {
     VmSnapshot => model::Snapshots =
         |row| map::snapshot(row, row.virtualmachineid.as_deref().unwrap_or_default()), expected::snapshot;
     Zone => model::DataCenters = map::data_center, expected::data_center;
+}
+
+/// An event without a time is none; all that were recorded have one.
+impl Mapped for Event {
+    fn mapped(rows: &[Self], found: &mut Findings) -> Vec<Value> {
+        found.write(&rows.iter().filter_map(map::event).collect::<model::Events>())
+    }
+
+    fn expected(row: &Value) -> Value {
+        expected::event(row)
+    }
 }
 
 /// A network is one, and has a profile.
