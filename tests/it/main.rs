@@ -24,6 +24,7 @@ mod recordings;
 mod records;
 mod restores;
 mod sdk;
+mod simulated;
 mod simulator;
 mod state;
 mod support;

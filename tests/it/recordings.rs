@@ -10,7 +10,7 @@ mod jobs;
 mod logins;
 mod lossless;
 mod mapping;
-mod rows;
+pub mod rows;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
