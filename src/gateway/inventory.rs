@@ -82,14 +82,13 @@ impl Gateway {
 
     /// Where instances are: as far as administrators know, joined from bulk lists.
     pub(super) async fn places(&self, caller: &Caller, vms: &[VirtualMachine]) -> Result<Places, Fault> {
-        let clusters = self.clusters(caller);
-        let hosts = self.hosts(caller);
-        let pools = self.pools(caller);
+        let infrastructure = self.infrastructure(caller);
         let known = self.known_places(caller, vms);
-        let (clusters, hosts, pools, known) = tokio::try_join!(clusters, hosts, pools, known)?;
+        let (found, known) = tokio::try_join!(infrastructure, known)?;
         let (seen, roots) = known;
         let engine = self.engine();
-        let inventory = map::Inventory { clusters: &clusters.rows, hosts: &hosts.rows, pools: &pools.rows };
+        let inventory =
+            map::Inventory { clusters: &found.clusters, hosts: &found.hosts, pools: &found.pools };
         let places: HashMap<_, _> = vms
             .iter()
             .map(|vm| {

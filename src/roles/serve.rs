@@ -92,6 +92,7 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
         engine: engine.clone(),
         service,
         certificates: certificates.handed_out,
+        fresh: Duration::from_secs(config.cloudstack.fresh.max(1)),
         instance_id,
     });
     let tls = tls::server(certificates.identity, Alpn::Http2AndHttp1)?;

@@ -12,6 +12,7 @@ mod fault;
 mod images;
 mod instances;
 mod lists;
+mod load;
 mod rows;
 mod seed;
 mod server;

@@ -324,7 +324,7 @@ async fn a_killed_gateway_takes_its_backup_up_again() {
     assert_eq!(client.get(&url).send().await.expect("answer").status(), 403);
     assert_eq!(cloud.post(ALICE, &format!("{path}/finalize"), "{}").await.0, 200);
     assert_eq!(settled(&cloud, &path, &["ready", "finalizing"], 30).await, "succeeded");
-    let left = std::fs::read_dir(cloud.dir.path().join("run"))
+    let left = std::fs::read_dir(cloud.dir.path().join("run-127.0.0.1"))
         .expect("run")
         .flatten()
         .map(|entry| entry.file_name());

@@ -6,6 +6,7 @@
 mod auth;
 mod cloudstack;
 mod codec;
+mod costs;
 mod curl;
 mod engine;
 mod example;

@@ -145,6 +145,13 @@ impl Cloud {
         assert_eq!(told.status(), 204, "{what} {body}");
     }
 
+    /// What the simulator has counted since the last look.
+    pub async fn load(&self) -> Value {
+        let url = self.simulator.url.replace("/client/api", "/simulator/load");
+        let text = reqwest::get(url).await.expect("an answer").text().await.expect("text");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
     /// A call to CloudStack itself, signed; what it answers without its envelope.
     pub async fn cloudstack(&self, account: &str, command: &str, params: &[(&str, &str)]) -> Value {
         let (status, body) = self.signed(account, command, params).await;
