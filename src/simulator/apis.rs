@@ -25,11 +25,19 @@ impl Version {
     }
 }
 
+/// The least an account must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    All,
+    Domain,
+    Root,
+}
+
 /// A command of the API.
 pub struct Api {
     pub name: &'static str,
-    /// Root administrators only.
-    pub admin: bool,
+    /// Whose default role has it.
+    level: Level,
     pub asynchronous: bool,
     /// Names; `@21` is the version they came with, `!` is for root administrators.
     params: &'static str,
@@ -44,7 +52,12 @@ impl Api {
     pub fn allows(&self, caller: &Account) -> bool {
         let listed =
             caller.allowed.as_ref().is_none_or(|allowed| allowed.iter().any(|name| name == self.name));
-        listed && (!self.admin || caller.kind == Kind::RootAdmin)
+        let is_high_enough = match self.level {
+            Level::All => true,
+            Level::Domain => matches!(caller.kind, Kind::DomainAdmin | Kind::RootAdmin),
+            Level::Root => caller.kind == Kind::RootAdmin,
+        };
+        listed && is_high_enough
     }
 
     /// `registerUserKeys` became a job in 4.23.
@@ -86,8 +99,8 @@ pub fn listed(caller: &Account, version: Version) -> Vec<Value> {
     rows.collect()
 }
 
-const fn api(name: &'static str, admin: bool, asynchronous: bool, params: &'static str) -> Api {
-    Api { name, admin, asynchronous, params, since: OLDEST }
+const fn api(name: &'static str, level: Level, asynchronous: bool, params: &'static str) -> Api {
+    Api { name, level, asynchronous, params, since: OLDEST }
 }
 
 const fn since(minor: u32, api: Api) -> Api {
@@ -97,9 +110,10 @@ const fn since(minor: u32, api: Api) -> Api {
 const OLDEST: u32 = 18;
 const NEWEST: u32 = 23;
 
-/// Accounts of every kind; then root administrators. Sync; then async.
-const ALL: bool = false;
-const ADMIN: bool = true;
+/// Accounts of every kind; administrators of a domain and above; of all. Sync; then async.
+const ALL: Level = Level::All;
+const DOMAIN: Level = Level::Domain;
+const ADMIN: Level = Level::Root;
 const SYNC: bool = false;
 const JOB: bool = true;
 
@@ -109,7 +123,7 @@ const APIS: &[Api] = &[
     api("getUserKeys", ALL, SYNC, "id"),
     api("listUsers", ALL, SYNC, "id username account domainid listall"),
     api("listAccounts", ALL, SYNC, "id name domainid listall"),
-    api("listDomains", ALL, SYNC, "id name listall"),
+    api("listDomains", DOMAIN, SYNC, "id name listall"),
     api("listProjects", ALL, SYNC, "id name listall"),
     api("listZones", ALL, SYNC, "id ids name available"),
     api("listPods", ADMIN, SYNC, "id name zoneid"),
@@ -174,7 +188,7 @@ const APIS: &[Api] = &[
         api("importVolume", ADMIN, JOB, "path storageid name diskofferingid account domainid projectid"),
     ),
     since(19, api("listVolumesForImport", ADMIN, SYNC, "storageid path")),
-    api("assignVolume", ALL, SYNC, "volumeid accountid projectid"),
+    api("assignVolume", DOMAIN, SYNC, "volumeid accountid projectid"),
     since(20, api("extractSnapshot", ADMIN, JOB, "id zoneid")),
     since(23, api("updateVmNic", ALL, JOB, "nicid enabled")),
     since(23, api("listUserKeys", ALL, SYNC, "userid keypairid listall")),

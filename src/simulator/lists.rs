@@ -21,9 +21,10 @@ pub fn rows(
                 .text("name")
                 .map(|name| all.iter().filter(|api| api["name"] == name).cloned().collect());
             return match named {
-                Some(Vec::<Value> { .. }) if named.as_ref().is_some_and(Vec::is_empty) => {
-                    Err(Refusal::new(530, "API does not exist or is not available"))
-                }
+                Some(Vec::<Value> { .. }) if named.as_ref().is_some_and(Vec::is_empty) => Err(Refusal::new(
+                    530,
+                    "Api Discovery plugin was unable to find an api by that name or process any apis",
+                )),
                 Some(found) => Ok(Some(("api", found))),
                 None => Ok(Some(("api", all))),
             };
@@ -253,7 +254,11 @@ pub fn page(key: &str, rows: Vec<Value>, params: &Params) -> Result<Value, Refus
         }
         (_, Some(Some(size))) if size > MAX_PAGE => {
             let text = format!("Page size can't exceed max allowed page size value: {MAX_PAGE}");
-            return Err(Refusal::new(431, text));
+            return Err(Refusal { cs: Some(4350), ..Refusal::new(431, text) });
+        }
+        (Some(_), _) if params.text("pagesize") == Some("-1") => {
+            let text = "Can't specify page parameter when pagesize is -1 (Unlimited)";
+            return Err(Refusal { cs: Some(4350), ..Refusal::new(431, text) });
         }
         (Some(Some(page)), Some(Some(size))) if page > 0 && size > 0 => {
             rows.into_iter().skip((page - 1).saturating_mul(size)).take(size).collect()

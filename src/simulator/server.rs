@@ -181,6 +181,7 @@ fn call(
         );
         return Err(Refusal::new(432, text));
     }
+    params.check()?;
     // parameters that this version does not know yet are ignored
     params.retain(|name| !api.comes_later(name, cloud.version));
     if api.makes_job(cloud.version) {

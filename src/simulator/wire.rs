@@ -28,6 +28,35 @@ impl Params {
         this
     }
 
+    /// What CloudStack refuses before it looks at a command: control characters in a value, and names
+    /// with brackets that are no map.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let unprintable =
+            |c: char| matches!(c, '\0'..='\u{9}' | '\u{b}'..='\u{c}' | '\u{e}'..='\u{1f}' | '\u{7f}');
+        if let Some((name, _)) = self.raw.iter().find(|(_, value)| value.contains(unprintable)) {
+            let text = format!(
+                "Received value containing illegal ASCII non-printable characters for parameter {name}"
+            );
+            return Err(Refusal::new(431, text));
+        }
+        let malformed = |name: &&String| {
+            name.split_once('[').is_some_and(|(_, rest)| {
+                let index = rest.split_once("].").map(|(index, _)| index.parse::<u32>());
+                !matches!(index, Some(Ok(_)))
+            })
+        };
+        match self.raw.keys().find(malformed) {
+            None => Ok(()),
+            Some(name) => Err(Refusal::new(
+                430,
+                format!(
+                    "Unable to decode parameter {name}; if specifying an object array, please use \
+                     parameter[index].field=XXX, e.g. userGroupList[0].group=httpGroup"
+                ),
+            )),
+        }
+    }
+
     /// Drops parameters by their names in lower case, without what follows a bracket.
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         let base = |name: &str| keep(name.to_lowercase().split('[').next().unwrap_or_default());

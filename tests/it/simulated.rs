@@ -161,7 +161,9 @@ fn refusals_are_the_recorded_ones() {
         let account = if recorded["caller"] == "root" { "admin" } else { "alice" };
         let params = recorded["params"].as_object().expect("parameters").iter();
         let params: Vec<(&str, String)> = params
-            .map(|(name, value)| (name.as_str(), value.to_string().trim_matches('"').to_owned()))
+            .map(|(name, value)| {
+                (name.as_str(), value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+            })
             .collect();
         let command = recorded["params"]["command"].as_str().expect("a command");
         let sent: Vec<(&str, &str)> = params
