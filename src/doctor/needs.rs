@@ -151,6 +151,7 @@ pub const USER: &[Need] = &[
     need("startVirtualMachine", "instances cannot be started", Severity::Warning),
     need("stopVirtualMachine", "instances cannot be stopped", Severity::Warning),
     need("rebootVirtualMachine", "instances cannot be restarted", Severity::Info),
+    need("resizeVolume", "disks cannot be made larger", Severity::Info),
     need("addNicToVirtualMachine", "network cards cannot be added", Severity::Info),
     need("removeNicFromVirtualMachine", "network cards cannot be removed", Severity::Info),
     need("listVMSnapshot", "VM snapshots are not seen", Severity::Info),

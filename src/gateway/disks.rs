@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use axum::extract::Path;
 use axum::response::Response;
+use bytes::Bytes;
 
 use super::ask::Ask;
 use super::fault::Fault;
@@ -27,6 +28,54 @@ pub async fn one(ask: Ask, Path(id): Path<String>) -> Result<Response, Fault> {
     ask.ok(&ask.gateway.disk(&ask.caller, volume).await?)
 }
 
+/// `PUT /disks/{id}`: a larger `provisioned_size`, another name where the role may give one. What
+/// CloudStack has no field for stays as it was, and the answer says what is true.
+pub async fn update(ask: Ask, Path(id): Path<String>, body: Bytes) -> Result<Response, Fault> {
+    let wanted: model::Disk = ask.read(&body)?;
+    let volume = present(&ask.caller, &id).await?;
+    change(&ask, &volume, wanted).await?;
+    let volume = present(&ask.caller, &id).await?;
+    ask.ok(&ask.gateway.disk(&ask.caller, volume).await?)
+}
+
+/// `PUT /vms/{id}/diskattachments/{disk}`: the same for the disk inside.
+pub async fn update_attached(
+    ask: Ask,
+    Path((vm, disk)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Response, Fault> {
+    let wanted: model::DiskAttachment = ask.read(&body)?;
+    let vm = super::power::present(&ask.caller, &vm).await?;
+    let volume = present(&ask.caller, &disk).await?;
+    if volume.virtualmachineid.as_ref() != Some(&vm.id) {
+        return Err(Fault::not_found());
+    }
+    let now = map::disk_attachment(&volume, &vm.id);
+    if wanted.bootable.is_some() && wanted.bootable != now.bootable {
+        return Err(Fault::conflict("Which disk boots is decided when a disk is attached"));
+    }
+    if wanted.active == Some(false) {
+        return Err(Fault::not_yet("an attached disk that is not active"));
+    }
+    change(&ask, &volume, wanted.disk.unwrap_or_default()).await?;
+    let volume = present(&ask.caller, &disk).await?;
+    ask.ok(&map::disk_attachment(&volume, &vm.id))
+}
+
+async fn change(ask: &Ask, volume: &Volume, wanted: model::Disk) -> Result<(), Fault> {
+    let name = wanted.alias.or(wanted.name).filter(|name| !name.is_empty() && *name != volume.name);
+    if let Some(name) = name {
+        let params = Params::new().set("id", &volume.id).set("name", name);
+        let client = ask.caller.client.clone();
+        super::detached(async move { client.run("updateVolume", params).await }).await??;
+    }
+    if let Some(size) = wanted.provisioned_size {
+        let (engine, caller, id) = (ask.gateway.engine().clone(), ask.caller.clone(), volume.id.clone());
+        super::detached(async move { engine.resize_disk(&caller, &id, size).await }).await??;
+    }
+    Ok(())
+}
+
 /// The volume, read live as the caller.
 pub(super) async fn present(caller: &Caller, id: &str) -> Result<Volume, Fault> {
     let found = caller.client.volume(&checked(id)?).await?;
@@ -47,8 +96,8 @@ impl Gateway {
     ) -> Result<Vec<model::Disk>, Fault> {
         let volumes: Vec<Volume> =
             volumes.into_iter().filter(|row| status::disk_exists(&row.state)).collect();
-        let ids: Vec<&str> = volumes.iter().map(|row| row.id.as_str()).collect();
-        let (exact, pools) = tokio::try_join!(self.exact_sizes(&ids), self.pools_of(caller, &volumes))?;
+        let listed: Vec<&Volume> = volumes.iter().collect();
+        let (exact, pools) = tokio::try_join!(self.exact_sizes(&listed), self.pools_of(caller, &volumes))?;
         let disks = volumes.iter().map(|row| {
             let mut row = row.clone();
             if let Some(seen) = pools.get(&row.id) {
@@ -60,8 +109,8 @@ impl Gateway {
         Ok(disks.collect())
     }
 
-    pub(super) async fn exact_sizes(&self, ids: &[&str]) -> Result<HashMap<String, u64>, Fault> {
-        Ok(self.engine().exact_sizes(ids).await?)
+    pub(super) async fn exact_sizes(&self, volumes: &[&Volume]) -> Result<HashMap<String, u64>, Fault> {
+        Ok(self.engine().exact_sizes(volumes).await?)
     }
 
     /// The same volumes as an administrator sees them, in one list.

@@ -156,7 +156,10 @@ fn api_routes() -> Router<Gateway> {
         .route("/vms/{vm}/stop", post(power::stop))
         .route("/vms/{vm}/shutdown", post(power::shutdown))
         .route("/vms/{vm}/diskattachments", get(devices::attachments).post(restore::attach))
-        .route("/vms/{vm}/diskattachments/{disk}", get(devices::attachment).delete(restore::detach))
+        .route(
+            "/vms/{vm}/diskattachments/{disk}",
+            get(devices::attachment).put(disks::update_attached).delete(restore::detach),
+        )
         .route("/vms/{vm}/nics", get(devices::nics).post(devices::add_nic))
         .route("/vms/{vm}/nics/{nic}", get(devices::nic).delete(devices::remove_nic))
         .route("/vms/{vm}/nics/{nic}/reporteddevices", get(devices::devices_of_nic))
@@ -172,7 +175,7 @@ fn api_routes() -> Router<Gateway> {
         .route("/vms/{vm}/backups/{backup}/disks", get(backups::disks))
         .route("/vms/{vm}/backups/{backup}/finalize", post(backups::finalize))
         .route("/disks", get(disks::list).post(restore::create_disk))
-        .route("/disks/{disk}", get(disks::one).delete(restore::delete_disk))
+        .route("/disks/{disk}", get(disks::one).put(disks::update).delete(restore::delete_disk))
         .route("/imagetransfers", get(transfers::list).post(transfers::start))
         .route("/imagetransfers/{transfer}", get(transfers::one))
         .route("/imagetransfers/{transfer}/finalize", post(transfers::finalize))

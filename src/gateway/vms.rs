@@ -115,8 +115,8 @@ impl Gateway {
     ) -> Result<Vec<model::Vm>, Fault> {
         let places = self.places(caller, &vms);
         let attached = self.attached(caller, query, &volumes);
-        let ids: Vec<&str> = volumes.iter().map(|row| row.id.as_str()).collect();
-        let exact = self.exact_sizes(&ids);
+        let listed: Vec<&Volume> = volumes.iter().collect();
+        let exact = self.exact_sizes(&listed);
         let (places, mut attached, exact) = tokio::try_join!(places, attached, exact)?;
         let mut by_vm: HashMap<&str, Vec<&Volume>> = HashMap::new();
         for volume in volumes.iter().filter(|row| status::disk_exists(&row.state)) {

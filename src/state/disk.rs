@@ -16,6 +16,8 @@ pub struct Disk {
     pub domain_id: String,
     /// Bytes; CloudStack's row may be rounded up.
     pub exact_size: u64,
+    /// Bytes of CloudStack's row when it was made. While that is the same, the exact size is true.
+    pub row_size: Option<u64>,
     pub pool_id: String,
     pub volume_path: String,
     /// The id its client chose.
@@ -27,13 +29,14 @@ impl Store {
     /// Stores a disk; [`Error::Taken`] if the id or the client's id is taken.
     pub async fn insert_disk(&self, disk: &Disk) -> Result<(), Error> {
         sqlx::query(
-            "INSERT INTO disks (id, account, domain_id, exact_size, pool_id, volume_path, client_id, \
-             created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO disks (id, account, domain_id, exact_size, row_size, pool_id, volume_path, \
+             client_id, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(disk.id.clone())
         .bind(disk.account.clone())
         .bind(disk.domain_id.clone())
         .bind(stored(disk.exact_size))
+        .bind(disk.row_size.map(stored))
         .bind(disk.pool_id.clone())
         .bind(disk.volume_path.clone())
         .bind(disk.client_id.clone())
@@ -57,19 +60,30 @@ impl Store {
         Ok(())
     }
 
-    /// The exact sizes of those disks that we made.
-    pub async fn exact_sizes(&self, ids: &[&str]) -> Result<HashMap<String, u64>, Error> {
-        if let [id] = ids {
-            let disk = self.disk(id).await?;
+    /// Both sizes of a disk that was made larger.
+    pub async fn disk_grew(&self, id: &str, size: u64) -> Result<(), Error> {
+        sqlx::query("UPDATE disks SET exact_size = ?, row_size = ? WHERE id = ?")
+            .bind(stored(size))
+            .bind(stored(size))
+            .bind(id.to_owned())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// The exact sizes of those disks that we made and whose row, given in bytes, is what it was then.
+    pub async fn exact_sizes(&self, rows: &[(&str, u64)]) -> Result<HashMap<String, u64>, Error> {
+        if let [(id, row)] = rows {
+            let disk = self.disk(id).await?.filter(|disk| disk.is_as_made(*row));
             return Ok(disk.into_iter().map(|disk| (disk.id, disk.exact_size)).collect());
         }
-        let wanted: std::collections::HashSet<&str> = ids.iter().copied().collect();
-        let rows = sqlx::query("SELECT id, exact_size FROM disks").fetch_all(&self.pool).await?;
+        let wanted: HashMap<&str, u64> = rows.iter().copied().collect();
+        let rows = sqlx::query("SELECT * FROM disks").fetch_all(&self.pool).await?;
         let mut sizes = HashMap::new();
         for row in &rows {
-            let id: String = row.try_get("id")?;
-            if wanted.contains(id.as_str()) {
-                sizes.insert(id, size_of(row, "exact_size")?);
+            let disk = Disk::read(row)?;
+            if wanted.get(disk.id.as_str()).is_some_and(|size| disk.is_as_made(*size)) {
+                sizes.insert(disk.id, disk.exact_size);
             }
         }
         Ok(sizes)
@@ -104,12 +118,22 @@ impl Store {
 }
 
 impl Disk {
+    /// Whether CloudStack's row, in bytes, is what it was. A disk of before the row was kept may be
+    /// the same size or rounded up.
+    fn is_as_made(&self, row: u64) -> bool {
+        match self.row_size {
+            Some(made) => row == made,
+            None => row == self.exact_size || row == self.exact_size.div_ceil(GIB) * GIB,
+        }
+    }
+
     fn read(row: &AnyRow) -> Result<Self, Error> {
         Ok(Self {
             id: row.try_get("id")?,
             account: row.try_get("account")?,
             domain_id: row.try_get("domain_id")?,
             exact_size: size_of(row, "exact_size")?,
+            row_size: row.try_get::<Option<i64>, _>("row_size")?.and_then(|size| u64::try_from(size).ok()),
             pool_id: row.try_get("pool_id")?,
             volume_path: row.try_get("volume_path")?,
             client_id: row.try_get("client_id")?,
@@ -117,3 +141,5 @@ impl Disk {
         })
     }
 }
+
+const GIB: u64 = 1 << 30;

@@ -101,6 +101,11 @@ impl Core {
             account: user.account.clone(),
             domain_id: user.domain_id.clone(),
             exact_size: volume.virtual_size,
+            row_size: Some(if pointed {
+                volume.virtual_size
+            } else {
+                making.request.provisioned_size.div_ceil(GIB) * GIB
+            }),
             pool_id: making.pool.id.clone(),
             volume_path: volume.path,
             client_id: wanted_id,
@@ -293,11 +298,11 @@ pub(super) fn unreadable(command: &str) -> Error {
 }
 
 /// Bytes: what an image's size is counted in.
-const SECTOR: u64 = 512;
+pub(super) const SECTOR: u64 = 512;
 /// CloudStack's unit of sizes.
-const GIB: u64 = 1 << 30;
+pub(super) const GIB: u64 = 1 << 30;
 /// 64 TiB, CloudStack's usual maximum and far below qcow2's.
-const LARGEST: u64 = 64 << 40;
+pub(super) const LARGEST: u64 = 64 << 40;
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::auth::{Caller, HmacSecret};
 use crate::cloudstack::Client;
+use crate::cloudstack::types::Volume;
 use crate::hostlink::HostLink;
 use crate::state::{Backup, BackupDisk, Placement, Store, Transfer};
 
@@ -132,6 +133,11 @@ impl Engine {
         self.core.run(self.core.clone().create_disk(Who::from(caller), request)).await
     }
 
+    /// Makes a disk larger: at least so many bytes, in CloudStack's whole GiB.
+    pub async fn resize_disk(&self, caller: &Caller, id: &str, size: u64) -> Result<(), Error> {
+        self.core.run(self.core.clone().resize_disk(Who::from(caller), id.to_owned(), size)).await
+    }
+
     /// Of a detached disk; also success if this account deleted it here before.
     pub async fn delete_disk(&self, caller: &Caller, id: &str) -> Result<(), Error> {
         self.core.run(self.core.clone().delete_disk(Who::from(caller), id.to_owned())).await
@@ -194,9 +200,9 @@ impl Engine {
         self.core.half_restored(disks).await
     }
 
-    /// Byte-exact sizes of disks we made. Each is valid while CloudStack's own size is that one, or
-    /// that one rounded up to whole GiB.
-    pub async fn exact_sizes(&self, ids: &[&str]) -> Result<HashMap<String, u64>, Error> {
-        Ok(self.core.parts.store.exact_sizes(ids).await?)
+    /// Byte-exact sizes of disks we made, as far as CloudStack's own size is what it was then.
+    pub async fn exact_sizes(&self, volumes: &[&Volume]) -> Result<HashMap<String, u64>, Error> {
+        let rows = volumes.iter().map(|volume| (volume.id.as_str(), volume.size.unwrap_or(0)));
+        Ok(self.core.parts.store.exact_sizes(&rows.collect::<Vec<_>>()).await?)
     }
 }

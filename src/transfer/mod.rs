@@ -18,6 +18,7 @@ mod owned;
 pub mod phase;
 mod place;
 mod request;
+mod resize;
 mod seen;
 mod sweep;
 mod ticket;

@@ -190,7 +190,8 @@ async fn a_restore_makes_an_instance_and_an_exact_disk() {
     let row = world.now().volumes[id].clone();
     assert_eq!((row["state"].as_str(), row["size"].as_u64()), (Some("Ready"), Some(4 << 30)));
     assert_eq!(world.now().files.get(row["path"].as_str().unwrap_or_default()), Some(&3_758_096_384));
-    assert_eq!(engine.exact_sizes(&[id]).await.expect("reads"), [(id.to_owned(), 3_758_096_384)].into());
+    let row = alice.client.volume(id).await.expect("reads").expect("a volume");
+    assert_eq!(engine.exact_sizes(&[&row]).await.expect("reads"), [(id.to_owned(), 3_758_096_384)].into());
     let twice = engine.create_disk(&alice, request).await;
     assert!(matches!(twice, Err(Error::Conflict { .. })), "{twice:?}");
 

@@ -301,3 +301,64 @@ async fn sizes_are_exact_within_limits() {
         assert_eq!((&info["virtual-size"], &info["format"]), (&json!(size), &json!("qcow2")));
     }
 }
+
+/// A disk grows, on a stopped and on a running instance, and never shrinks.
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_grow_and_never_shrink() {
+    let (cloud, _host) = site("4.22");
+    let put = async |path: &str, body: serde_json::Value| {
+        let headers = [("accept", "application/json"), ("content-type", "application/json")];
+        let answer = cloud.ask(ALICE, Method::PUT, path, &headers, &body.to_string()).await;
+        let status = answer.status().as_u16();
+        (status, answer.text().await.expect("text"))
+    };
+    for pool in ["nfs1", "smp1"] {
+        let disk = flow::new_disk(&cloud, ALICE, pool, GIB + 512).await.expect("a disk");
+        let path = format!("{API}/disks/{disk}");
+        let size = async || {
+            let size = cloud.json(ALICE, &path).await["provisioned_size"].clone();
+            size.as_str().and_then(|text| text.parse::<u64>().ok()).expect("a size")
+        };
+        let wanted = |size: u64| json!({"provisioned_size": size.to_string()});
+        assert_eq!(put(&path, wanted(GIB)).await.0, 409, "smaller");
+        assert_eq!(put(&path, wanted(GIB + 512)).await.0, 200, "the same");
+        assert_eq!(size().await, GIB + 512);
+        assert_eq!(put(&path, wanted(GIB + 513)).await.0, 400, "not of sectors");
+        // CloudStack's row says 2 GiB on smp1 already, the image does not
+        assert_eq!(put(&path, wanted(2 * GIB)).await.0, 200);
+        let grown = size().await;
+        assert!(grown >= 2 * GIB && grown % GIB == 0, "{grown}");
+        let row = cloud.cloudstack("admin", "listVolumes", &[("id", &disk)]).await;
+        let path_of = row["volume"][0]["path"].as_str().expect("path");
+        let files = walk(&cloud.dir.path().join("sim"));
+        let file = files.iter().find(|file| file.ends_with(path_of)).expect("the image");
+        let info = std::process::Command::new("qemu-img").args(["info", "--output=json", file]).output();
+        let info: serde_json::Value = serde_json::from_slice(&info.expect("qemu-img").stdout).expect("JSON");
+        assert_eq!(info["virtual-size"], grown, "the image is as large as it is said to be");
+        // under a transfer it stays as it is
+        let body = json!({"disk": {"id": disk}, "direction": "upload", "format": "raw"});
+        let (transfer, _) = flow::transfer(&cloud, ALICE, body).await;
+        assert_eq!(put(&path, wanted(8 * GIB)).await.0, 409);
+        flow::finalize(&cloud, ALICE, &transfer).await;
+        assert_eq!(size().await, grown);
+        // through its attachment, too
+        let vm = flow::new_vm(&cloud, ALICE, &format!("grows-{pool}")).await;
+        assert_eq!(flow::attach(&cloud, ALICE, &vm, &disk, true).await.0, 201);
+        let attached = format!("{API}/vms/{vm}/diskattachments/{disk}");
+        let (status, text) =
+            put(&attached, json!({"disk": {"provisioned_size": (grown + GIB).to_string()}})).await;
+        assert_eq!(status, 200, "{text}");
+        assert_eq!(size().await, grown + GIB);
+        let (status, _) = put(&attached, json!({"bootable": "false"})).await;
+        assert_eq!(status, 409);
+    }
+    // a name: CloudStack lets root administrators give one
+    let disk = flow::new_disk(&cloud, ADMIN, "nfs1", 512).await.expect("a disk");
+    let headers = [("accept", "application/json"), ("content-type", "application/json")];
+    let path = format!("{API}/disks/{disk}");
+    let named = cloud.ask(ADMIN, Method::PUT, &path, &headers, r#"{"alias": "named"}"#).await;
+    assert_eq!(named.status(), 200);
+    assert_eq!(cloud.json(ADMIN, &path).await["name"], "named");
+    let hers = flow::new_disk(&cloud, ALICE, "nfs1", 512).await.expect("a disk");
+    assert_eq!(put(&format!("{API}/disks/{hers}"), json!({"alias": "named"})).await.0, 403);
+}

@@ -190,6 +190,7 @@ async fn disks_deletions_steps_and_placement_are_kept() {
         account: "acme".into(),
         domain_id: "d".into(),
         exact_size: 3_758_096_384,
+        row_size: Some(4 << 30),
         pool_id: "p".into(),
         volume_path: "f".into(),
         client_id: Some("c1".into()),
@@ -197,8 +198,17 @@ async fn disks_deletions_steps_and_placement_are_kept() {
     };
     store.insert_disk(&disk).await.expect("inserts");
     assert_eq!(store.disk("c1").await.expect("reads"), Some(disk.clone()));
-    let sizes = store.exact_sizes(&["d1", "dx"]).await.expect("reads");
+    let sizes = store.exact_sizes(&[("d1", 4 << 30), ("dx", 1)]).await.expect("reads");
     assert_eq!(sizes, [("d1".to_owned(), 3_758_096_384)].into());
+    for other in [3_758_096_384, 5 << 30] {
+        assert!(
+            store.exact_sizes(&[("d1", other)]).await.expect("reads").is_empty(),
+            "CloudStack changed it"
+        );
+    }
+    store.disk_grew("d1", 5 << 30).await.expect("kept");
+    let sizes = store.exact_sizes(&[("d1", 5 << 30)]).await.expect("reads");
+    assert_eq!(sizes, [("d1".to_owned(), 5 << 30)].into());
     let twin = Disk { id: "d2".into(), ..disk };
     assert!(matches!(store.insert_disk(&twin).await, Err(Error::Taken)));
 

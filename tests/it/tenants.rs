@@ -65,6 +65,9 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("POST", "/vms/{own}/backups/{backup}/finalize", "{}"),
     ("GET", "/disks/{disk}", ""),
     ("DELETE", "/disks/{disk}", ""),
+    ("PUT", "/disks/{disk}", r#"{"provisioned_size": "10737418240"}"#),
+    ("PUT", "/vms/{vm}/diskattachments/{disk}", r#"{"disk": {"provisioned_size": "10737418240"}}"#),
+    ("PUT", "/vms/{own}/diskattachments/{disk}", r#"{"disk": {"provisioned_size": "10737418240"}}"#),
     ("POST", "/imagetransfers", r#"{"disk": {"id": "{disk}"}, "direction": "download"}"#),
     ("POST", "/imagetransfers", r#"{"disk": {"id": "{disk}"}, "direction": "upload"}"#),
     (
