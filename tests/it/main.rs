@@ -18,6 +18,7 @@ mod layers;
 mod logins;
 mod mapped;
 mod nbd;
+mod ovf;
 mod sdk;
 mod simulator;
 mod state;

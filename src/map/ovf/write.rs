@@ -3,7 +3,7 @@
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event};
 
-use super::{BIOS_NUMBERS, CloudStack, GIB, Ovf, OvfDisk, OvfNic};
+use super::{BIOS_NUMBERS, GIB, Ovf, OvfDisk, OvfNic, clean, own};
 
 /// Fails only when the machine has no memory left to write to.
 pub fn write(ovf: &Ovf) -> std::io::Result<String> {
@@ -104,7 +104,7 @@ fn content(out: &mut Out, ovf: &Ovf) -> std::io::Result<()> {
     })?;
     out.within("Section", &[("xsi:type", "ovf:VirtualHardwareSection_Type")], |out| hardware(out, ovf))?;
     match &ovf.cloudstack {
-        Some(own) => own_section(out, own, ovf),
+        Some(section) => own::write(out, section, ovf),
         None => Ok(()),
     }
 }
@@ -177,32 +177,10 @@ fn nic_item(out: &mut Out, nic: &OvfNic) -> std::io::Result<()> {
     ])
 }
 
-fn own_section(out: &mut Out, own: &CloudStack, ovf: &Ovf) -> std::io::Result<()> {
-    out.within("Section", &[("xsi:type", "ovf:CloudStackMetadata_Type")], |out| {
-        out.text("Info", "CloudStack instance")?;
-        out.maybe("Account", own.account.as_deref())?;
-        out.maybe("DomainId", own.domain_id.as_deref())?;
-        out.maybe("ProjectId", own.project_id.as_deref())?;
-        out.maybe("ZoneId", own.zone_id.as_deref())?;
-        out.maybe("ServiceOfferingId", own.service_offering_id.as_deref())?;
-        out.maybe("TemplateId", own.template_id.as_deref())?;
-        out.maybe("OsTypeId", own.os_type_id.as_deref())?;
-        out.maybe("DisplayName", own.display_name.as_deref())?;
-        for nic in &ovf.nics {
-            let attributes = [
-                ("mac", nic.mac.as_deref().unwrap_or_default()),
-                ("networkId", nic.network_id.as_deref().unwrap_or_default()),
-            ];
-            out.within("Nic", &attributes, |_| Ok(()))?;
-        }
-        Ok(())
-    })
-}
-
-struct Out(Writer<Vec<u8>>);
+pub(super) struct Out(Writer<Vec<u8>>);
 
 impl Out {
-    fn within(
+    pub(super) fn within(
         &mut self,
         tag: &str,
         attributes: &[(&str, &str)],
@@ -216,12 +194,18 @@ impl Out {
         self.0.write_event(Event::End(BytesEnd::new(tag)))
     }
 
-    fn text(&mut self, tag: &str, value: &str) -> std::io::Result<()> {
+    pub(super) fn text(&mut self, tag: &str, value: &str) -> std::io::Result<()> {
         self.within(tag, &[], |out| out.0.write_event(Event::Text(BytesText::new(&printable(value)))))
     }
 
-    fn maybe(&mut self, tag: &str, value: Option<&str>) -> std::io::Result<()> {
+    pub(super) fn maybe(&mut self, tag: &str, value: Option<&str>) -> std::io::Result<()> {
         value.map_or(Ok(()), |value| self.text(tag, value))
+    }
+
+    /// An element with the attributes that have a value.
+    pub(super) fn empty(&mut self, tag: &str, attributes: &[(&str, Option<&str>)]) -> std::io::Result<()> {
+        let there: Vec<_> = attributes.iter().filter_map(|(key, value)| Some((*key, (*value)?))).collect();
+        self.within(tag, &there, |_| Ok(()))
     }
 
     fn item(&mut self, fields: &[(&str, &str)]) -> std::io::Result<()> {
@@ -231,7 +215,7 @@ impl Out {
 
 /// Without the characters XML has no way to write.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() || matches!(c, '\t' | '\n' | '\r')).collect()
+    text.chars().filter(|c| clean::is_printable(*c) || matches!(c, '\t' | '\n' | '\r')).collect()
 }
 
 const ENVELOPE: &[(&str, &str)] = &[
