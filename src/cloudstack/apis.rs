@@ -24,6 +24,11 @@ impl Apis {
         self.0.get(command).is_some_and(|params| params.contains(&param.to_lowercase()))
     }
 
+    /// The parameter of a command whose name has a word in it: for those whose exact name is not known.
+    pub fn param_with(&self, command: &str, word: &str) -> Option<&str> {
+        self.0.get(command)?.iter().find(|param| param.contains(word)).map(String::as_str)
+    }
+
     fn read(mut reply: Value) -> Self {
         let rows: Vec<Row> = Vec::deserialize(reply["api"].take()).unwrap_or_default();
         let params = |row: Row| row.params.into_iter().map(|param| param.name.to_lowercase()).collect();

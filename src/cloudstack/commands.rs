@@ -1,8 +1,8 @@
 //! The commands the gateway uses most, with their answers' types, and what each list must be told.
 
 use super::types::{
-    Cluster, DiskOffering, Domain, Host, Network, OsType, ServiceOffering, Snapshot, StoragePool, Tag,
-    Template, User, VirtualMachine, VmSnapshot, Volume, Zone,
+    Account, Cluster, DiskOffering, Domain, Event, Host, Network, OsType, Project, ServiceOffering, Snapshot,
+    StoragePool, Tag, Template, User, VirtualMachine, VmSnapshot, Volume, Zone,
 };
 use super::{Client, Error, Params};
 
@@ -43,6 +43,10 @@ lists! {
     templates / template: Template = "listTemplates"["template"];
     os_types / os_type: OsType = "listOsTypes"["ostype"];
     users / user: User = "listUsers"["user"];
+    /// All there are; see [`Client::newest`] for less.
+    events: Event = "listEvents"["event"];
+    accounts: Account = "listAccounts"["account"];
+    projects / project: Project = "listProjects"["project"];
     domains / domain: Domain = "listDomains"["domain"];
     snapshots / snapshot: Snapshot = "listSnapshots"["snapshot"];
     vm_snapshots: VmSnapshot = "listVMSnapshot"["vmSnapshot"];

@@ -53,6 +53,9 @@ pub enum Error {
     /// `queryAsyncJobResult` knows no such job any more (431 after expiry).
     #[error("CloudStack has forgotten the job {job}")]
     JobForgotten { job: String },
+    /// A job whose end nobody can tell: CloudStack restarted under it, or has forgotten it.
+    #[error("CloudStack lost the job: {text}")]
+    JobLost { text: String },
     /// A list grew beyond what this gateway holds.
     #[error("{command} has more than {limit} rows")]
     TooMany { command: String, limit: usize },
@@ -84,6 +87,20 @@ impl Error {
                 | Self::Maintenance { .. }
                 | Self::Unreachable { .. }
                 | Self::Deadline { .. }
+        )
+    }
+
+    /// Whether CloudStack said that it did not do it. With all others it may have.
+    pub fn is_definite(&self) -> bool {
+        matches!(
+            self,
+            Self::NotAllowed { .. }
+                | Self::Forbidden { .. }
+                | Self::NotFound { .. }
+                | Self::Invalid { .. }
+                | Self::Limit { .. }
+                | Self::Unavailable { .. }
+                | Self::Internal { .. }
         )
     }
 

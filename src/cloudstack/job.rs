@@ -87,6 +87,9 @@ impl Client {
                 // The job goes on without us: a restart of the management server is no reason to give up.
                 Err(Error::Throttled { wait }) => wait.max(pause),
                 Err(error) if error.is_passing() => pause,
+                Err(error @ Error::JobForgotten { .. }) => {
+                    return Err(Error::JobLost { text: error.to_string() });
+                }
                 Err(error) => return Err(error),
             };
             if Instant::now() + wait >= deadline {
@@ -112,12 +115,16 @@ fn outcome(job: AsyncJob) -> Result<Value, Error> {
     let result = job.jobresult;
     match job.jobstatus {
         Some(1) => checked(result),
-        Some(3) => Err(Error::Internal { text: String::from("the job was cancelled") }),
+        Some(3) => Err(Error::JobLost { text: String::from("it was cancelled") }),
+        // A bare string instead of an object: the management server went down under it.
+        _ if result.is_string() => {
+            Err(Error::JobLost { text: envelope::bounded(result.as_str().unwrap_or_default()) })
+        }
         _ => {
             let code = envelope::number(&result["errorcode"])
                 .or_else(|| job.jobresultcode.and_then(|code| u32::try_from(code).ok()))
                 .unwrap_or(INTERNAL_ERROR);
-            let text = result["errortext"].as_str().or_else(|| result.as_str()).unwrap_or("the job failed");
+            let text = result["errortext"].as_str().unwrap_or("the job failed");
             Err(Error::from_job(code, envelope::bounded(text)))
         }
     }
@@ -160,10 +167,10 @@ mod tests {
         ));
         assert!(matches!(
             ended(r#"{"jobstatus":2,"jobresultcode":530,"jobresult":"job cancelled because of management server restart"}"#),
-            Err(Error::Internal { text }) if text.contains("restart")
+            Err(Error::JobLost { text }) if text.contains("restart")
         ));
         assert!(matches!(ended(r#"{"jobstatus":2,"jobresultcode":533}"#), Err(Error::Unavailable { .. })));
-        assert!(matches!(ended(r#"{"jobstatus":3}"#), Err(Error::Internal { .. })));
+        assert!(matches!(ended(r#"{"jobstatus":3}"#), Err(Error::JobLost { .. })));
     }
 
     #[test]

@@ -21,21 +21,49 @@ impl Client {
     ) -> Result<Vec<T>, Error> {
         let params = commands::widened(command, params);
         let mut rows = Rows::default();
-        let first = match self.pages(command, key, &params, &mut rows).await {
+        let mut pass = match self.pages(command, key, &params, &mut rows).await {
             Err(Error::Invalid { text }) if self.learns_page_size(&text) => {
-                self.pages(command, key, &params, &mut rows).await
+                self.pages(command, key, &params, &mut rows).await?
             }
-            first => first,
+            first => first?,
         };
-        let mut count = first?;
-        if rows.kept.len() < count {
-            // Something was added or removed between two pages and shifted the rest.
-            count = self.pages(command, key, &params, &mut rows).await?;
+        // Something was added or removed between two pages and shifted the rest: all passes together
+        // hold what one may have missed.
+        for _ in 0..MORE_PASSES {
+            if rows.kept.len() >= pass.count {
+                break;
+            }
+            let again = self.pages(command, key, &params, &mut rows).await?;
+            let unmoved = (again.received, again.count) == (pass.received, pass.count);
+            pass = again;
+            // Rows that come twice in every walk are CloudStack's own: templates, one per zone.
+            if unmoved {
+                break;
+            }
         }
-        if rows.kept.len() < count {
-            warn!(command, count, rows = rows.kept.len(), "a list is shorter than its count");
+        if pass.received < pass.count {
+            let Pass { received, count } = pass;
+            if received == 0 {
+                let text = format!("a count of {count} and no rows");
+                return Err(Error::Unreadable { command: command.into(), text });
+            }
+            warn!(command, count, received, "a list is shorter than its count");
         }
         Ok(rows.kept.into_iter().filter_map(|row| read(command, row)).collect())
+    }
+
+    /// The first rows of a list that CloudStack gives newest first: one page, `limit` at most.
+    pub async fn newest<T: DeserializeOwned>(
+        &self,
+        command: &str,
+        key: &str,
+        limit: u32,
+        params: Params,
+    ) -> Result<Vec<T>, Error> {
+        let params = commands::widened(command, params);
+        let size = limit.clamp(1, self.0.endpoint.page_size.load(Ordering::Relaxed).max(1));
+        let page = self.page(command, key, &params, size, 1).await?;
+        Ok(page.rows.into_iter().filter_map(|row| read(command, row)).collect())
     }
 
     /// At most one row, by id: nothing, another tenant's and an unknown id are all `None`.
@@ -66,15 +94,11 @@ impl Client {
         largest.is_some()
     }
 
-    async fn pages(
-        &self,
-        command: &str,
-        key: &str,
-        params: &Params,
-        rows: &mut Rows,
-    ) -> Result<usize, Error> {
+    async fn pages(&self, command: &str, key: &str, params: &Params, rows: &mut Rows) -> Result<Pass, Error> {
         let size = self.0.endpoint.page_size.load(Ordering::Relaxed).max(1);
-        let count = rows.add(self.page(command, key, params, size, 1).await?);
+        let first = self.page(command, key, params, size, 1).await?;
+        let (count, mut received) = (first.count, first.rows.len());
+        rows.add(first);
         if count > MOST_ROWS {
             return Err(Error::TooMany { command: command.into(), limit: MOST_ROWS });
         }
@@ -83,9 +107,10 @@ impl Client {
             .buffered(PAGES_AHEAD);
         let mut rest = std::pin::pin!(rest);
         while let Some(page) = rest.try_next().await? {
+            received += page.rows.len();
             rows.add(page);
         }
-        Ok(count)
+        Ok(Pass { count, received })
     }
 
     async fn page(
@@ -113,6 +138,13 @@ fn largest_page(text: &str) -> Option<u32> {
     rest.trim().trim_end_matches('.').parse().ok().filter(|size| *size > 0)
 }
 
+/// One walk over all pages: what was promised and what came, duplicates included.
+#[derive(Clone, Copy)]
+struct Pass {
+    count: usize,
+    received: usize,
+}
+
 struct Page {
     count: usize,
     rows: Vec<Value>,
@@ -126,7 +158,7 @@ struct Rows {
 }
 
 impl Rows {
-    fn add(&mut self, page: Page) -> usize {
+    fn add(&mut self, page: Page) {
         for row in page.rows {
             let key = match row["id"].as_str() {
                 Some(id) => id.to_owned(),
@@ -136,7 +168,6 @@ impl Rows {
                 self.kept.push(row);
             }
         }
-        page.count
     }
 }
 
@@ -153,6 +184,9 @@ const PAGE_SIZE_REFUSED: &str = "max allowed page size value:";
 
 /// Rows of one list: what a gateway holds in memory for it.
 const MOST_ROWS: usize = 200_000;
+
+/// Walks after one that came out short.
+const MORE_PASSES: usize = 3;
 
 /// Pages under way at once; the credential's own limit is usually lower.
 const PAGES_AHEAD: usize = 16;

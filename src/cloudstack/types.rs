@@ -19,6 +19,10 @@ macro_rules! answer {
 
 answer!(Tag { key: String, value: String, resourcetype: String, resourceid: String, account: Option<String>, domainid: Option<String> });
 
+answer!(Account { id: String, name: String, domainid: Option<String>, domainpath: Option<String> });
+
+answer!(Project { id: String, name: String, domainid: Option<String> });
+
 answer!(Zone {
     id: String, name: String, networktype: Option<String>, allocationstate: Option<String>,
     localstorageenabled: bool,
@@ -158,6 +162,13 @@ answer!(VmSnapshot {
     id: String, name: Option<String>, displayname: Option<String>, description: Option<String>,
     state: Option<String>, r#type: Option<String>, current: Option<bool>, parent: Option<String>,
     virtualmachineid: Option<String>, created: Option<String>,
+});
+
+answer!(Event {
+    id: String, r#type: Option<String>, level: Option<String>, state: Option<String>,
+    description: Option<String>, created: Option<String>, username: Option<String>,
+    account: Option<String>, resourceid: Option<String>, resourcetype: Option<String>,
+    parentid: Option<String>,
 });
 
 answer!(User {

@@ -83,6 +83,8 @@ impl From<cloudstack::Error> for Fault {
             E::SecondFactor => Self::unauthorized(error.to_string()),
             E::NotAllowed { .. } | E::Forbidden { .. } => Self::new(StatusCode::FORBIDDEN, text),
             E::NotFound { .. } => Self::not_found(),
+            // the request is right, the instance's state is not
+            E::Invalid { .. } if text.contains(HAS_SNAPSHOTS) => Self::conflict(text),
             E::Invalid { .. } => Self::bad_request(text),
             E::Limit { .. } | E::Unavailable { .. } => Self::conflict(text),
             E::Throttled { wait } => {
@@ -91,6 +93,11 @@ impl From<cloudstack::Error> for Fault {
             E::Maintenance { .. } => {
                 Self::internal(StatusCode::SERVICE_UNAVAILABLE, "CloudStack is in maintenance", &error)
             }
+            E::JobLost { .. } => Self::internal(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "CloudStack lost the job: look whether it was done",
+                &error,
+            ),
             E::Internal { .. } => {
                 Self::internal(StatusCode::SERVICE_UNAVAILABLE, "CloudStack failed to do this", &error)
             }
@@ -177,5 +184,8 @@ impl IntoResponse for Fault {
     }
 }
 
+/// CloudStack's words when snapshots of an instance stand in the way of attach, detach and resize;
+/// those left behind by a failed one do so too (`cloudstack-api.md` section 5).
+const HAS_SNAPSHOTS: &str = "does not have VM snapshots";
 /// The reason the engine gives for nearly everything.
 const OPERATION_FAILED: &str = "Operation Failed";

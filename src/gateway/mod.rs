@@ -10,6 +10,7 @@ mod backups;
 mod body;
 mod devices;
 mod disks;
+mod events;
 mod fault;
 mod infrastructure;
 mod inventory;
@@ -21,6 +22,7 @@ mod pki_resource;
 mod power;
 mod query;
 mod restore;
+mod snapshots;
 mod sso;
 mod tags;
 mod transfers;
@@ -150,6 +152,9 @@ fn api_routes() -> Router<Gateway> {
         .route("/vms/{vm}/nics/{nic}/reporteddevices", get(devices::devices_of_nic))
         .route("/vms/{vm}/reporteddevices", get(devices::devices))
         .route("/vms/{vm}/reporteddevices/{device}", get(devices::device))
+        .route("/vms/{vm}/snapshots", get(snapshots::list).post(snapshots::create))
+        .route("/vms/{vm}/snapshots/{snapshot}", get(snapshots::one).delete(snapshots::delete))
+        .route("/vms/{vm}/snapshots/{snapshot}/restore", post(snapshots::restore))
         .route("/vms/{vm}/tags", get(tags::of_vm).post(tags::assign))
         .route("/vms/{vm}/tags/{tag}", get(tags::one_of_vm).delete(tags::unassign))
         .route("/vms/{vm}/backups", get(backups::list).post(backups::start))
@@ -165,6 +170,8 @@ fn api_routes() -> Router<Gateway> {
         .route("/users/{id}", get(api::user))
         .route("/tags", get(tags::list))
         .route("/tags/{tag}", get(tags::one))
+        .route("/events", get(events::list))
+        .route("/events/{event}", get(events::one))
         .route("/jobs", get(jobs::list))
         .route("/jobs/{job}", get(jobs::one))
         .fallback(|_: Ask| async { Fault::new(StatusCode::NOT_FOUND, "This gateway has no such resource") })

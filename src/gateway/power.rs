@@ -14,7 +14,26 @@ use crate::cloudstack::{Client, Error, Params};
 use crate::map::href;
 use crate::model;
 
+/// Not of an instance whose restore broke off. One without a boot disk gets its first disk as that:
+/// CloudStack starts nothing without, and clients may attach all disks alike.
 pub async fn start(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Response, Fault> {
+    let found = present(&ask.caller, &vm).await?;
+    let volumes = ask.caller.client.volumes(Params::new().set("virtualmachineid", &found.id)).await?;
+    let disks: Vec<&str> = volumes.iter().map(|volume| volume.id.as_str()).collect();
+    if let Some(reason) = ask.gateway.engine().half_restored(&disks).await? {
+        return Err(Fault::conflict(format!("The instance is not started: {reason}")));
+    }
+    let has_root = volumes.iter().any(|volume| volume.r#type == "ROOT" || volume.deviceid == Some(0));
+    let first = volumes.iter().min_by_key(|volume| volume.deviceid).filter(|_| !has_root);
+    if let Some(first) = first {
+        let (client, id, vm) = (ask.caller.client.clone(), first.id.clone(), found.id.clone());
+        super::detached(async move {
+            client.run("detachVolume", Params::new().set("id", &id)).await?;
+            let params = Params::new().set("id", &id).set("virtualmachineid", &vm).set("deviceid", "0");
+            client.run("attachVolume", params).await
+        })
+        .await??;
+    }
     act(ask, &vm, &body, "startVirtualMachine", |params| params).await
 }
 

@@ -145,7 +145,7 @@ pub async fn attach(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Res
         None if described.provisioned_size.is_some() => make_disk(&ask, described).await?,
         None => return Err(Fault::incomplete("DiskAttachment", "disk.id")),
     };
-    let bootable = wanted.bootable.unwrap_or(false);
+    let bootable = wanted.bootable;
     let (engine, caller) = (ask.gateway.engine().clone(), ask.caller.clone());
     let (vm_id, disk_id) = (vm.id.clone(), disk.clone());
     super::detached(async move { engine.attach_disk(&caller, &vm_id, &disk_id, bootable).await }).await??;

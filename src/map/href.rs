@@ -17,7 +17,7 @@ macro_rules! resources {
 }
 
 resources!(
-    cluster "clusters", data_center "datacenters", disk "disks", host "hosts",
+    cluster "clusters", data_center "datacenters", disk "disks", event "events", host "hosts",
     image_transfer "imagetransfers", job "jobs", network "networks", storage_domain "storagedomains",
     tag "tags", template "templates", user "users", vm "vms", vnic_profile "vnicprofiles",
 );
@@ -32,6 +32,10 @@ pub fn backup_disk(vm_id: &str, backup_id: &str, id: &str) -> String {
 
 pub fn disk_attachment(vm_id: &str, id: &str) -> String {
     within(&vm(vm_id), "diskattachments", id)
+}
+
+pub fn snapshot(vm_id: &str, id: &str) -> String {
+    within(&vm(vm_id), "snapshots", id)
 }
 
 pub fn nic(vm_id: &str, id: &str) -> String {

@@ -15,6 +15,17 @@ pub fn reported_device(nic: &str) -> String {
     derived(&format!("reported-device {nic}"))
 }
 
+/// The present state of an instance, which oVirt lists among its snapshots.
+pub fn active_snapshot(vm: &str) -> String {
+    derived(&format!("active-snapshot {vm}"))
+}
+
+/// 32 bits of an id, well spread.
+pub fn digest(id: &str) -> u32 {
+    let (high, ..) = Uuid::new_v5(&NAMESPACE, id.as_bytes()).as_fields();
+    high
+}
+
 fn derived(text: &str) -> String {
     Uuid::new_v5(&NAMESPACE, text.as_bytes()).to_string()
 }

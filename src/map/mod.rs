@@ -3,6 +3,7 @@
 
 mod api;
 mod disk;
+mod event;
 mod host;
 pub mod href;
 pub mod ids;
@@ -11,6 +12,7 @@ mod names;
 mod network;
 pub mod ovf;
 mod placement;
+mod snapshot;
 pub mod status;
 mod storage;
 mod tag;
@@ -20,11 +22,13 @@ mod vm;
 
 pub use api::{Count, Summary, api};
 pub use disk::{disk, disk_attachment};
+pub use event::{event, event_time, is_told};
 pub use host::{cluster, data_center, host};
 pub use job::job;
 pub use names::unique_names;
 pub use network::{network, nic, reported_device, vnic_profile};
 pub use placement::{Inventory, Placement, placement};
+pub use snapshot::{active_snapshot, snapshot};
 pub use storage::storage_domain;
 pub use tag::{root_tag, tag, tag_name, tag_of_vm, tag_pair};
 pub use template::{blank_template, template};

@@ -224,7 +224,9 @@ fn filtered(rows: Vec<Value>, params: &Params, world: &World) -> Result<Vec<Valu
             && ["id", "state", "type", "resourcetype", "resourceid", "key", "value", "username"]
                 .iter()
                 .all(|name| params.command() == "listEvents" || equal(row, name, name))
-            && ["zoneid", "clusterid"].iter().all(|name| row.get(name).is_none() || equal(row, name, name))
+            && ["zoneid", "clusterid", "storageid"]
+                .iter()
+                .all(|name| row.get(name).is_none() || equal(row, name, name))
             && params.text("account").is_none_or(|account| !lists_owners || row["account"] == account)
             && (!lists_owners || inside(row))
     });

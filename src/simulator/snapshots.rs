@@ -137,15 +137,14 @@ pub async fn perform(
 }
 
 /// Rows in any state stand in the way of attach, detach and resize.
-pub fn forbid(world: &World, vm: &str) -> Result<(), Refusal> {
-    match world.snapshots.iter().any(|known| known.vm == vm) {
-        false => Ok(()),
-        true => {
-            let name = world.vms.get(vm).map(|vm| world.instance_name(vm)).unwrap_or_default();
-            let text = format!(
-                "Unable to attach volume to VM {name}/{vm}, please specify a VM that does not have VM snapshots"
-            );
-            Err(Refusal::new(431, text))
-        }
+pub fn forbid(world: &World, vm: &str, command: &str) -> Result<(), Refusal> {
+    if !world.snapshots.iter().any(|known| known.vm == vm) {
+        return Ok(());
     }
+    let name = world.vms.get(vm).map(|vm| world.instance_name(vm)).unwrap_or_default();
+    let what = match command {
+        "attachVolume" => format!("attach volume to VM {name}/{vm}"),
+        _ => "detach volume".to_owned(),
+    };
+    Err(Refusal::new(431, format!("Unable to {what}, please specify a VM that does not have VM snapshots")))
 }

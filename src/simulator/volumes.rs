@@ -11,7 +11,7 @@ use super::instances::{self, Prepared, owned as owned_vm};
 use super::rows::View;
 use super::snapshots;
 use super::wire::{Params, Refusal};
-use super::world::{Account, Kind, Volume, World, id, is_file_name, now};
+use super::world::{Account, Kind, VmSnapshot, Volume, World, id, is_file_name, now};
 
 /// Checks that a command can be taken.
 pub fn prepare(world: &mut World, caller: &Account, params: &Params) -> Result<Prepared, Refusal> {
@@ -138,7 +138,7 @@ async fn attach(cloud: &Cloud, params: &Params, id: &str) -> Result<(), Refusal>
         let attached: Vec<Volume> = world.volumes_of(&vm_id).into_iter().cloned().collect();
         let vm = world.vms.get(&vm_id).cloned();
         let vm = vm.ok_or_else(|| Refusal::no_such("attachVolume", "virtualmachineid", &vm_id))?;
-        let forbidden = snapshots::forbid(world, &vm_id);
+        let forbidden = snapshots::forbid(world, &vm_id, "attachVolume");
         let volume = world.volumes.get_mut(id).ok_or_else(|| Refusal::no_such("attachVolume", "id", id))?;
         if volume.vm.is_some() {
             return Err(Refusal::new(431, "Please specify a volume that is not attached to any VM."));
@@ -195,7 +195,7 @@ async fn detach(cloud: &Cloud, id: &str) -> Result<(), Refusal> {
     {
         let world = cloud.world();
         let vm = world.volumes.get(id).and_then(|volume| volume.vm.as_deref());
-        vm.map_or(Ok(()), |vm| snapshots::forbid(&world, vm))?;
+        vm.map_or(Ok(()), |vm| snapshots::forbid(&world, vm, "detachVolume"))?;
     }
     plug(cloud, id, false).await?;
     cloud.change(|world| {
@@ -237,7 +237,12 @@ async fn resize(cloud: &Cloud, params: &Params, id: &str) -> Result<(), Refusal>
     let file = {
         let world = cloud.world();
         let volume = world.volumes.get(id).ok_or_else(|| Refusal::no_such("resizeVolume", "id", id))?;
-        volume.vm.as_deref().map_or(Ok(()), |vm| snapshots::forbid(&world, vm))?;
+        let memory =
+            |snapshot: &VmSnapshot| Some(&snapshot.vm) == volume.vm.as_ref() && snapshot.kind != "Disk";
+        if world.snapshots.iter().any(memory) {
+            let text = "The volume is attached to a VM with memory&disk VM snapshots; therefore, it cannot be resized.";
+            return Err(Refusal::new(432, text));
+        }
         if size < volume.size {
             return Err(Refusal::new(432, "Unable to shrink volumes of type QCOW2"));
         }

@@ -12,6 +12,8 @@ words! {
         Volume = "volume",
         /// `subject`: the id of a CloudStack instance that we made.
         Instance = "instance",
+        /// `subject`: the id of a CloudStack job that makes a volume or an instance.
+        Job = "job",
         /// `subject`: JSON of the host's address, the pool and the file's name.
         File = "file",
     }

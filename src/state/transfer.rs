@@ -215,6 +215,18 @@ impl Store {
         row.as_ref().map(Transfer::read).transpose()
     }
 
+    /// The latest upload to a disk, open or not.
+    pub async fn last_upload(&self, disk: &str) -> Result<Option<Transfer>, Error> {
+        let row = sqlx::query(
+            "SELECT * FROM transfers WHERE disk_id = ? AND direction = ? ORDER BY created_ms DESC, id LIMIT 1",
+        )
+        .bind(disk.to_owned())
+        .bind(Direction::Upload.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        row.as_ref().map(Transfer::read).transpose()
+    }
+
     pub async fn open_transfers_of_backup(&self, backup: &str) -> Result<Vec<Transfer>, Error> {
         let rows = sqlx::query("SELECT * FROM transfers WHERE backup_id = ? AND open_disk IS NOT NULL")
             .bind(backup.to_owned())

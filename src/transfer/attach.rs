@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use crate::cloudstack::Params;
+use crate::cloudstack::types::{VirtualMachine, Volume};
+use crate::state::TransferPhase;
 
 use super::core::{Core, Who};
+use super::owned::Owned;
 use super::{Error, owned};
 
 impl Core {
@@ -13,7 +16,7 @@ impl Core {
         who: Who,
         vm: String,
         disk: String,
-        bootable: bool,
+        bootable: Option<bool>,
     ) -> Result<(), Error> {
         let client = &who.client;
         let vm = owned::instance(client, &vm)
@@ -31,9 +34,15 @@ impl Core {
         let has_root = others.iter().any(|other| other.r#type == "ROOT" || other.deviceid == Some(0));
         let mut params = Params::new().set("id", &volume.id).set("virtualmachineid", &vm.id);
         // CloudStack makes the volume on device 0 the root; without one an instance does not start.
-        if !has_root && (bootable || others.is_empty()) {
-            params = params.set("deviceid", "0");
+        match bootable {
+            Some(true) if has_root => {
+                return Err(Error::conflict("the instance has a bootable disk already"));
+            }
+            Some(true) => params = params.set("deviceid", "0"),
+            None if !has_root && others.is_empty() => params = params.set("deviceid", "0"),
+            _ => {}
         }
+        self.hand_over(&who, &volume, &vm).await?;
         match client.run("attachVolume", params).await {
             Ok(_) => Ok(()),
             Err(error) => {
@@ -45,6 +54,56 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// CloudStack attaches only what belongs to the instance's owner. An administrator who restores
+    /// for a tenant made the disk as his own: `assignVolume` gives it to him.
+    async fn hand_over(
+        &self,
+        who: &Who,
+        volume: &Owned<Volume>,
+        vm: &Owned<VirtualMachine>,
+    ) -> Result<(), Error> {
+        let owner = |account: &Option<String>, domain: &Option<String>, project: &Option<String>| {
+            (account.clone(), domain.clone(), project.clone())
+        };
+        let same = owner(&volume.account, &volume.domainid, &volume.projectid)
+            == owner(&vm.account, &vm.domainid, &vm.projectid);
+        let client = &who.client;
+        if same || !client.apis().await?.allows("assignVolume") {
+            return Ok(());
+        }
+        let params = Params::new().set("volumeid", &volume.id);
+        let params = match &vm.projectid {
+            Some(project) => params.set("projectid", project),
+            None => {
+                let of =
+                    Params::new().maybe("name", vm.account.clone()).maybe("domainid", vm.domainid.clone());
+                let accounts = client.accounts(of).await?;
+                let found = accounts.into_iter().find(|account| Some(&account.name) == vm.account.as_ref());
+                let found =
+                    found.ok_or_else(|| Error::conflict("the instance's account is not to be found"))?;
+                params.set("accountid", found.id)
+            }
+        };
+        client.run("assignVolume", params).await?;
+        Ok(())
+    }
+
+    /// Why an instance must not be started: a disk of it is being written, or was not written to its
+    /// end. A restore that broke off must not come up as if it were whole.
+    pub(super) async fn half_restored(&self, disks: &[&str]) -> Result<Option<String>, Error> {
+        for disk in disks {
+            let Some(last) = self.parts.store.last_upload(disk).await? else { continue };
+            match last.phase {
+                TransferPhase::FinishedSuccess => {}
+                phase if phase.is_final() => {
+                    return Ok(Some(format!("the upload to its disk {disk} did not come to its end")));
+                }
+                _ => return Ok(Some(format!("its disk {disk} is being written"))),
+            }
+        }
+        Ok(None)
     }
 
     pub(super) async fn detach_disk(

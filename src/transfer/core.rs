@@ -14,6 +14,7 @@ use crate::hostlink::{self, HostLink};
 use crate::state::{Backup, Transfer};
 
 use super::phase::{self, BackupEvent, TransferEvent};
+use super::undo::Working;
 use super::{Error, Parts};
 
 pub(super) struct Core {
@@ -23,6 +24,7 @@ pub(super) struct Core {
     /// When somebody last asked about an open backup.
     touched: Mutex<HashMap<String, Instant>>,
     started: Instant,
+    pub(super) working: Working,
 }
 
 /// A caller as a task keeps him.
@@ -46,6 +48,7 @@ impl Core {
             tasks: TaskTracker::new(),
             touched: Mutex::default(),
             started: Instant::now(),
+            working: Working::default(),
         })
     }
 

@@ -48,7 +48,7 @@ impl Core {
             .ok_or_else(|| Error::conflict(format!("no host that is up has the storage {}", pool.name)))?
             .clone();
         let recipe = recipe(service.apis().await?.allows("importVolume"), &pool.r#type);
-        let mut work = Work::new();
+        let mut work = Work::new(&self);
         let making = Making { who: &who, service, pool: &pool, place: &place, request: &request, file };
         let made = self.make_disk(&making, recipe, wanted_id, &mut work).await;
         work.settle(&self, made).await
@@ -71,7 +71,7 @@ impl Core {
             Some(id) => (id, false),
             None => match self.import(making, &volume, work).await {
                 Ok(id) => (id, true),
-                Err(Error::CloudStack(error)) if !error.is_passing() => {
+                Err(Error::CloudStack(error)) if error.is_definite() => {
                     tracing::info!(%error, "importVolume is refused: the volume gets a row of its own");
                     (self.allocate(making, work).await?, false)
                 }
@@ -133,7 +133,7 @@ impl Core {
             .set("diskofferingid", offering.id)
             .set("size", gib.to_string());
         let client = &making.who.client;
-        let submitted = client.submit("createVolume", params).await?;
+        let submitted = work.submit(self, client, "createVolume", params).await?;
         if let Some(id) = &submitted.id {
             work.volume(self, id).await?;
         }
@@ -159,7 +159,8 @@ impl Core {
             .set("diskofferingid", offering.id)
             .set("account", &user.account)
             .set("domainid", &user.domain_id);
-        let result = making.service.run("importVolume", params).await?;
+        let submitted = work.submit(self, making.service, "importVolume", params).await?;
+        let result = making.service.finish(&submitted.job).await?;
         let id = id_of(&result, "volume").ok_or_else(|| unreadable("importVolume"))?;
         work.volume(self, &id).await?;
         Ok(id)

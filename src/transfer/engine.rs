@@ -148,14 +148,14 @@ impl Engine {
         self.core.run(core.delete_instance(Who::from(caller), id.to_owned(), detach_only)).await
     }
 
-    /// Makes a disk one of an instance; that it is already is success. The first one, or a bootable
-    /// one where there is none yet, becomes the root.
+    /// Makes a disk one of an instance; that it is already is success. A bootable one becomes the root,
+    /// and where nothing is said the first one does.
     pub async fn attach_disk(
         &self,
         caller: &Caller,
         vm: &str,
         disk: &str,
-        bootable: bool,
+        bootable: Option<bool>,
     ) -> Result<(), Error> {
         let (core, vm, disk) = (self.core.clone(), vm.to_owned(), disk.to_owned());
         self.core.run(core.attach_disk(Who::from(caller), vm, disk, bootable)).await
@@ -165,6 +165,11 @@ impl Engine {
     pub async fn detach_disk(&self, caller: &Caller, vm: &str, disk: &str) -> Result<(), Error> {
         let (core, vm, disk) = (self.core.clone(), vm.to_owned(), disk.to_owned());
         self.core.run(core.detach_disk(Who::from(caller), vm, disk)).await
+    }
+
+    /// Why an instance with these disks must not be started: one is not written to its end.
+    pub async fn half_restored(&self, disks: &[&str]) -> Result<Option<String>, Error> {
+        self.core.half_restored(disks).await
     }
 
     /// Byte-exact sizes of disks we made. Each is valid while CloudStack's own size is that one, or

@@ -1,7 +1,8 @@
 //! Making instances to restore into, and taking instances away.
 //!
-//! CloudStack has no empty instance: one is deployed from a template without being started, and loses
-//! its root volume, which has no file yet (`cloudstack-api.md` section 5, recipe A).
+//! CloudStack before 4.23 has no empty instance: one is deployed from a template without being started,
+//! and loses its root volume, which has no file yet (`cloudstack-api.md` section 5, recipe A). Where
+//! `listApis` shows the caller the flag for a blank one, that is used (recipe B).
 
 use std::sync::Arc;
 
@@ -28,18 +29,26 @@ impl Core {
         }
         let client = &who.client;
         let zone = self.zone_for(client, request.cluster.as_ref()).await?;
-        let template = self.template_for(client, &zone, request.template.as_ref()).await?;
+        let apis = client.apis().await?;
+        let blank = apis.param_with("deployVirtualMachine", BLANK).filter(|_| request.template.is_none());
+        let template = match blank {
+            Some(_) => None,
+            None => Some(self.template_for(client, &zone, request.template.as_ref()).await?),
+        };
         let network = self.network_for(client, &zone, &request.networks).await?;
         let sized = self.offering_for(client, &request).await?;
         let name = free_name(client, &request.name).await?;
         let mut params = Params::new()
             .set("zoneid", &zone)
-            .set("templateid", &template.id)
+            .maybe("templateid", template.map(|template| template.id))
             .set("serviceofferingid", &sized.offering)
             .set("networkids", network.id)
             .set("name", name)
             .set("displayname", request.description.as_deref().unwrap_or(&request.name))
             .set("startvm", "false");
+        if let Some(flag) = blank {
+            params = params.set(flag, "true").set("hypervisor", "KVM");
+        }
         for (key, value) in sized.details {
             params = params.set(format!("details[0].{key}"), value);
         }
@@ -60,7 +69,7 @@ impl Core {
             }
             Some(Owner::Project { id }) => params.set("projectid", id),
         };
-        let mut work = Work::new();
+        let mut work = Work::new(&self);
         let made = self.deploy(&who, params, &request, &mut work).await;
         work.settle(&self, made).await
     }
@@ -73,7 +82,7 @@ impl Core {
         work: &mut Work,
     ) -> Result<String, Error> {
         let client = &who.client;
-        let submitted = client.submit("deployVirtualMachine", params).await?;
+        let submitted = work.submit(self, client, "deployVirtualMachine", params).await?;
         if let Some(id) = &submitted.id {
             work.instance(self, id).await?;
         }
@@ -255,6 +264,8 @@ fn host_name(wanted: &str) -> String {
 /// What our own section of an OVF may carry over: how the disks and NICs were seen by the guest.
 const KEPT_DETAILS: &[&str] =
     &["rootDiskController", "dataDiskController", "nicAdapter", "keyboard", "video.hardware", "video.ram"];
+/// What 4.23's flag has in its name (`cloudstack-api.md` section 4, 2).
+const BLANK: &str = "blank";
 const LONGEST_NAME: usize = 63;
 const MIB: u64 = 1 << 20;
 

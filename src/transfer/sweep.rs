@@ -1,7 +1,7 @@
 //! Keeping rows true: what an earlier process left open, and what the hosts say every few seconds.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tracing::warn;
@@ -29,10 +29,17 @@ impl Core {
     /// Until the engine closes.
     pub(super) async fn sweep(self: Arc<Self>) {
         let pause = Duration::from_secs(self.parts.backup.poll.max(1));
+        let mut undone = Instant::now();
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
+            }
+            if undone.elapsed() > UNDO_PAUSE {
+                undone = Instant::now();
+                if let Err(error) = self.undo_everything().await {
+                    warn!(%error, "half-made objects could not be looked after");
+                }
             }
             if let Err(error) = self.look().await {
                 warn!(%error, "the open backups and transfers could not be looked after");
@@ -198,6 +205,8 @@ async fn each<T, F: Future<Output = ()>>(rows: Vec<T>, look: impl Fn(T) -> F) {
     futures_util::stream::iter(rows).for_each_concurrent(AT_ONCE, look).await;
 }
 
+/// What could not be undone is tried again after so long.
+const UNDO_PAUSE: Duration = Duration::from_secs(30);
 const AT_ONCE: usize = 16;
 /// Milliseconds after which nobody waits for a backup to start any more.
 const OLDEST_START_MS: i64 = 10 * 60 * 1000;

@@ -1,9 +1,13 @@
 //! Undoing half-made disks and instances. Runs as the service account, on recorded ids only.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use crate::cloudstack::{self, Params};
+use crate::cloudstack::{self, Client, Params, Submitted};
 use crate::imageio::api::{Pool, VolumeRef};
 use crate::state::{Step, StepKind};
 
@@ -14,6 +18,38 @@ use super::core::Core;
 pub(super) struct Work {
     id: String,
     steps: i64,
+    /// Its steps are nobody else's to undo.
+    _claim: Claim,
+}
+
+/// The works that are under way in this process.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Working(Arc<Mutex<HashSet<String>>>);
+
+impl Working {
+    fn claim(&self, id: &str) -> Claim {
+        self.set().insert(id.to_owned());
+        Claim { working: self.clone(), id: id.to_owned() }
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.set().contains(id)
+    }
+
+    fn set(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Claim {
+    working: Working,
+    id: String,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.working.set().remove(&self.id);
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -24,8 +60,23 @@ struct File {
 }
 
 impl Work {
-    pub(super) fn new() -> Self {
-        Self { id: uuid::Uuid::new_v4().to_string(), steps: 0 }
+    pub(super) fn new(core: &Core) -> Self {
+        let id = uuid::Uuid::new_v4().to_string();
+        Self { _claim: core.working.claim(&id), id, steps: 0 }
+    }
+
+    /// Submits a command that makes something. The job's id is ours and noted before it is sent, so
+    /// that a crash between the two, or a lost answer, leaves nothing behind that nobody knows.
+    pub(super) async fn submit(
+        &mut self,
+        core: &Core,
+        client: &Client,
+        command: &str,
+        params: Params,
+    ) -> Result<Submitted, Error> {
+        let job = uuid::Uuid::new_v4().to_string();
+        self.note(core, StepKind::Job, &job).await?;
+        Ok(client.submit(command, params.set("customjobid", job)).await?)
     }
 
     pub(super) async fn volume(&mut self, core: &Core, id: &str) -> Result<(), Error> {
@@ -65,9 +116,13 @@ impl Core {
         self.undo(None).await
     }
 
-    /// What cannot be undone now keeps its step for the next start.
+    /// What cannot be undone now keeps its step for the next time.
     async fn undo(&self, work: Option<&str>) -> Result<(), Error> {
         for step in self.parts.store.steps(work).await? {
+            // looked after by whoever works on it
+            if work.is_none() && self.working.has(&step.work) {
+                continue;
+            }
             match self.undo_step(&step).await {
                 Ok(()) => self.parts.store.forget_step(&step).await?,
                 Err(error) => {
@@ -83,20 +138,52 @@ impl Core {
         info!(kind = step.kind.as_str(), "undoing");
         let service = self.service("undoing half-made work")?;
         match step.kind {
-            StepKind::Volume => {
-                gone(service.run("deleteVolume", Params::new().set("id", &step.subject)).await)
-            }
-            StepKind::Instance => {
-                let params = Params::new().set("id", &step.subject).set("expunge", "true");
-                gone(service.run("destroyVirtualMachine", params).await)
-            }
+            StepKind::Volume => remove_volume(service, &step.subject).await,
+            StepKind::Instance => remove_instance(service, &step.subject).await,
+            StepKind::Job => undo_job(service, &step.subject).await,
             StepKind::File => {
                 let Ok(file) = serde_json::from_str::<File>(&step.subject) else { return Ok(()) };
+                // CloudStack may know it already, though its answer was lost
+                let of_pool = Params::new().set("storageid", &file.pool.id);
+                for row in service.volumes(of_pool).await? {
+                    if row.path.as_ref() == Some(&file.path) {
+                        remove_volume(service, &row.id).await?;
+                    }
+                }
                 let volume = VolumeRef { pool: file.pool, path: file.path };
                 Ok(self.hosts()?.delete_volume(&file.host, &volume).await?)
             }
         }
     }
+}
+
+/// Takes away what a job made, once it has ended.
+async fn undo_job(service: &Client, job: &str) -> Result<(), Error> {
+    for _ in 0..JOB_LOOKS {
+        let job = match service.job(job).await {
+            Err(cloudstack::Error::JobForgotten { .. }) => return Ok(()),
+            job => job?,
+        };
+        if job.jobstatus != Some(0) {
+            let made = job.jobresult["volume"]["id"].as_str().map(str::to_owned).or(job.jobinstanceid);
+            return match (job.jobinstancetype.as_deref(), made) {
+                (Some("VirtualMachine"), Some(id)) => remove_instance(service, &id).await,
+                (_, Some(id)) => remove_volume(service, &id).await,
+                (_, None) => Ok(()),
+            };
+        }
+        tokio::time::sleep(JOB_PAUSE).await;
+    }
+    Err(Error::conflict("its job still runs"))
+}
+
+async fn remove_volume(service: &Client, id: &str) -> Result<(), Error> {
+    gone(service.run("deleteVolume", Params::new().set("id", id)).await)
+}
+
+async fn remove_instance(service: &Client, id: &str) -> Result<(), Error> {
+    let params = Params::new().set("id", id).set("expunge", "true");
+    gone(service.run("destroyVirtualMachine", params).await)
 }
 
 /// That there is nothing to take away is as good.
@@ -107,3 +194,7 @@ fn gone<T>(outcome: Result<T, cloudstack::Error>) -> Result<(), Error> {
         Err(error) => Err(error.into()),
     }
 }
+
+/// A job that takes longer is looked at again by the sweep.
+const JOB_LOOKS: usize = 10;
+const JOB_PAUSE: Duration = Duration::from_millis(500);

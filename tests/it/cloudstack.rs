@@ -367,7 +367,9 @@ async fn a_failed_job_is_read_by_the_same_table() {
         matches!(job("resize-shrink.job").await, Err(Error::Invalid { text }) if text.contains("shrink"))
     );
     assert!(matches!(job("createtags-foreign.job").await, Err(Error::Forbidden { .. })));
-    assert!(matches!(job("unknown-uuid").await, Err(Error::JobForgotten { job }) if job == "unknown-uuid"));
+    assert!(
+        matches!(job("unknown-uuid").await, Err(Error::JobLost { text }) if text.contains("unknown-uuid"))
+    );
 }
 
 #[tokio::test]

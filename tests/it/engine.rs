@@ -200,8 +200,8 @@ async fn a_restore_makes_an_instance_and_an_exact_disk() {
     assert!(matches!(busy, Err(Error::Conflict { .. })), "{busy:?}");
     engine.finalize_transfer(&alice, &write.id).await.expect("finalizes");
     transfer_in(&world, &engine, &write.id, TransferPhase::FinishedSuccess).await;
-    engine.attach_disk(&alice, &vm, id, true).await.expect("attaches");
-    engine.attach_disk(&alice, &vm, id, true).await.expect("is attached");
+    engine.attach_disk(&alice, &vm, id, Some(true)).await.expect("attaches");
+    engine.attach_disk(&alice, &vm, id, Some(true)).await.expect("is attached");
     assert_eq!(world.now().volumes[id]["deviceid"], "0");
 
     engine.delete_instance(&alice, &vm, false).await.expect("deletes");

@@ -114,7 +114,7 @@ impl Cloud {
             "[images]\nlisten = 127.0.0.1:{}\ncert_file = {dir}/certs/hosts/127.0.0.1.pem\n\
              key_file = {dir}/certs/hosts/127.0.0.1.key\n\
              [control]\nsocket = {dir}/run/sock\nlisten = 127.0.0.1:{}\nclient_ca_file = {dir}/certs/control-ca.pem\n\
-             [storage]\nroots = {dir}/sim/smp1\nnfs_root = {dir}/sim/mnt\n\
+             [storage]\nroots = {dir}/sim/smp1,{dir}/sim/local1\nnfs_root = {dir}/sim/mnt\n\
              [backup]\nscratch_dir = {dir}/scratch\nrun_dir = {dir}/run\nmin_free = {min_free}\n\
              [logging]\nlevel = debug\nfile = {dir}/imageio.log\n",
             ports.images,
@@ -217,6 +217,22 @@ impl Cloud {
         let response = self.ask(user, Method::POST, path, &headers, body).await;
         let (status, text) = (response.status().as_u16(), response.text().await.expect("text"));
         (status, serde_json::from_str(&text).unwrap_or_default())
+    }
+
+    /// Image data, at the address that a transfer names: status and body.
+    pub async fn data(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> (reqwest::StatusCode, Vec<u8>) {
+        let mut request = self.client.request(method, url).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.expect("an answer");
+        (response.status(), response.bytes().await.expect("a body").to_vec())
     }
 
     /// The first instance of a user that has this status.

@@ -2,6 +2,7 @@
 
 pub mod cloud;
 pub mod curl;
+pub mod flow;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
