@@ -81,10 +81,11 @@ answer!(AffinityGroup {
 
 answer!(
     /// Without what it says: that may be secret.
-    UserData { id: String, name: Option<String> }
+    UserData {
+        id: String, name: Option<String>, account: Option<String>, domainid: Option<String>,
+        projectid: Option<String>,
+    }
 );
-
-answer!(Project { id: String, name: String, domainid: Option<String>, domain: Option<String> });
 
 answer!(VirtualMachine {
     id: String, name: String, displayname: Option<String>, instancename: Option<String>,

@@ -13,6 +13,7 @@ use crate::cloudstack::Client;
 use crate::hostlink::{self, HostLink};
 use crate::state::{Backup, Transfer};
 
+use super::notes::Notes;
 use super::phase::{self, BackupEvent, TransferEvent};
 use super::undo::Working;
 use super::{Error, Parts};
@@ -25,6 +26,7 @@ pub(super) struct Core {
     touched: Mutex<HashMap<String, Instant>>,
     started: Instant,
     pub(super) working: Working,
+    pub(super) notes: Notes,
 }
 
 /// A caller as a task keeps him.
@@ -49,6 +51,7 @@ impl Core {
             touched: Mutex::default(),
             started: Instant::now(),
             working: Working::default(),
+            notes: Notes::default(),
         })
     }
 

@@ -16,6 +16,7 @@ mod golden;
 mod host;
 mod imageio;
 mod layers;
+mod likeness;
 mod logins;
 mod mapped;
 mod nbd;
