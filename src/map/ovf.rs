@@ -8,6 +8,7 @@ mod clean;
 mod describe;
 mod disks;
 mod hardware;
+mod machine;
 mod own;
 mod read;
 mod tree;
@@ -28,6 +29,8 @@ pub struct Ovf {
     pub id: Option<String>,
     pub name: Option<String>,
     pub description: Option<String>,
+    /// As oVirt writes it, `2026/01/05 10:11:12`.
+    pub created: Option<String>,
     pub cpus: Option<u32>,
     pub memory_mib: Option<u64>,
     pub bios: Option<BiosType>,
@@ -136,6 +139,7 @@ mod tests {
             id: text("8ae51722-bc0a-4df0-8bc9-884d0331976e"),
             name: text("web & <1>"),
             description: text("Web server ä"),
+            created: text("2026/01/05 10:11:12"),
             cpus: Some(2),
             memory_mib: Some(2048),
             bios: Some(BiosType::Q35SecureBoot),

@@ -161,10 +161,16 @@ fn likeness(vm: &Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_comes_back_as_it_was() {
-    let cloud = Cloud::start(3);
+    comes_back("4.18", ALICE).await;
+    // by way of a blank instance
+    comes_back("4.23", "admin@internal").await;
+}
+
+async fn comes_back(version: &str, user: &str) {
+    let cloud = Cloud::of(3, &["--version", version], &[]);
     let vm = original(&cloud).await;
     let before = row(&cloud, &vm).await;
-    let text = ovf(&cloud, ALICE, &vm).await;
+    let text = ovf(&cloud, user, &vm).await;
     assert!(!text.contains(CANARY), "{text}");
     let read = ovirt_gateway::map::ovf::read(&text).expect("reads");
     let sizes: Vec<_> = read.disks.iter().map(|disk| (disk.device, disk.size, disk.boot)).collect();
@@ -172,19 +178,19 @@ async fn an_instance_comes_back_as_it_was() {
     assert_eq!((sizes[0].0, sizes[0].2), (Some(0), true));
     expunge(&cloud, &vm).await;
 
-    let after = restored(&cloud, ALICE, &text).await;
+    let after = restored(&cloud, user, &text).await;
     assert_eq!(likeness(&after), likeness(&before));
     assert_eq!(before["nic"][1]["isdefault"], true);
     assert_eq!((&after["name"], after["id"] == before["id"]), (&"again".into(), false));
-    assert_eq!(warnings(&cloud, ALICE, &after).await, [""; 0]);
+    assert_eq!(warnings(&cloud, user, &after).await, [""; 0]);
     // a tag that came with the OVF may be given again, as a client with the option "same tags" does
     let path = format!("{API}/vms/{}", id(&after));
-    let (status, _) = cloud.post(ALICE, &format!("{path}/tags"), r#"{"name": "tier=gold"}"#).await;
+    let (status, _) = cloud.post(user, &format!("{path}/tags"), r#"{"name": "tier=gold"}"#).await;
     assert_eq!(status, 201);
     // disks in the order of the OVF are on the devices they were on
     for (number, disk) in read.disks.iter().enumerate() {
         let made = volume(&cloud, &format!("again-{number}"), "1").await;
-        let (status, answer) = attach(&cloud, ALICE, &id(&after), &made, disk.boot).await;
+        let (status, answer) = attach(&cloud, user, &id(&after), &made, disk.boot).await;
         assert_eq!(status, 201, "{answer}");
         let volumes = cloud.cloudstack("alice", "listVolumes", &[("id", &made)]).await;
         assert_eq!(volumes["volume"][0]["deviceid"].as_u64(), disk.device.map(u64::from));

@@ -192,9 +192,8 @@ fn order_and_devices_survive_reordering() {
     assert_ne!(reordered, text);
     let read = ovf::read(&reordered).expect("reads");
     assert_eq!((devices(&read), read.cpus, &read.cloudstack), (devices(&ours), ours.cpus, &ours.cloudstack));
-    let mut cards = read.nics.clone();
-    cards.reverse();
-    assert_eq!(cards, ours.nics);
+    let cards: Vec<_> = read.nics.iter().rev().collect();
+    assert_eq!(cards, ours.nics.iter().collect::<Vec<_>>());
 }
 
 /// The text with these elements in the opposite order, each run of them in its place.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{CloudStack, Group, KEPT_DETAILS, Ovf, OvfDisk, OvfNic, clean};
 use crate::cloudstack::types::{Nic, VirtualMachine, Volume};
+use crate::map::timestamp;
 use crate::map::vm::{bios, os_type};
 
 /// `exact` has the sizes in bytes of those images whose size is known better than CloudStack's row.
@@ -34,6 +35,7 @@ pub fn describe(vm: &VirtualMachine, volumes: &[&Volume], exact: &HashMap<String
         id: Some(vm.id.clone()),
         name: clean::text(&vm.name),
         description: text(&vm.displayname),
+        created: vm.created.as_deref().and_then(timestamp).map(|at| at.0.strftime(DATE).to_string()),
         cpus: vm.cpunumber,
         memory_mib: vm.memory,
         bios: Some(bios(vm)),
@@ -88,3 +90,6 @@ fn details(vm: &VirtualMachine) -> BTreeMap<String, String> {
 fn text(field: &Option<String>) -> Option<String> {
     field.as_deref().and_then(clean::text)
 }
+
+/// oVirt's, in UTC.
+const DATE: &str = "%Y/%m/%d %H:%M:%S";

@@ -40,6 +40,7 @@ fn is_a(section: &Node, kind: &str) -> bool {
 fn read_content(content: &Node, ovf: &mut Ovf) -> Result<(), Error> {
     ovf.name = content.text("Name").or_else(|| content.attribute("id").filter(|id| id != "out"));
     ovf.description = content.text("Description");
+    ovf.created = content.text("CreationDate");
     for section in &content.children {
         if is_a(section, "OperatingSystemSection") && ovf.os.is_none() {
             // the DMTF's section is numbered by the kind of system, oVirt's by the machine
