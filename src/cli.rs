@@ -25,6 +25,8 @@ pub enum Role {
     Demo(Demo),
     /// Check a configuration without starting anything.
     CheckConfig(CheckConfig),
+    /// Check a site end to end: CloudStack, accounts, pools, hosts. Says what to change, changes nothing.
+    Doctor(Doctor),
     /// The certificates of gateway and hosts.
     Pki {
         #[command(subcommand)]
@@ -47,6 +49,20 @@ pub struct CheckConfig {
     /// Check it as the configuration of an imageio daemon instead of a gateway.
     #[arg(long)]
     pub imageio: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The gateway's configuration.
+    #[arg(long, value_name = "FILE", default_value = "config.ini")]
+    pub config: PathBuf,
+    /// Also check what this user may do. His password is read from OVIRT_GATEWAY_DOCTOR_PASSWORD or
+    /// standard input.
+    #[arg(long, value_name = "USER@DOMAIN")]
+    pub user: Option<String>,
+    /// Print JSON: findings and a summary.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,7 @@
 //! - `imageio` — the data plane on a KVM host: tickets, images, exports.
 //! - `simulator` — a CloudStack of our own for tests and demos; shares no type with `cloudstack`.
 //! - `client` — the reference client and the demo, which speak the gateway's public API only.
+//! - `doctor` — checks a site end to end and says what to change; reads only.
 //! - `serve`, `tls`, `pki`, `log`, `config`, `cli` — the process around them.
 //!
 //! Who may import whom is a table in `tests/it/layers.rs`, and a test keeps it true.
@@ -25,6 +26,7 @@ pub mod cli;
 pub mod client;
 pub mod cloudstack;
 pub mod config;
+pub mod doctor;
 pub mod gateway;
 pub mod host;
 pub mod hostlink;

@@ -16,6 +16,10 @@ fn main() -> ExitCode {
         Role::Simulator(options) => roles::simulator::run(options),
         Role::Demo(options) => roles::demo::run(options),
         Role::CheckConfig(options) => roles::check_config::run(&options),
+        Role::Doctor(options) => match roles::doctor::run(&options) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Role::Pki { action } => roles::pki::run(&action),
     };
     match outcome {

@@ -2,8 +2,9 @@
 //!
 //! Query strings hold keys and signatures, bodies hold passwords: neither is ever logged.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use reqwest::header::{CONTENT_TYPE, COOKIE, DATE, SET_COOKIE};
@@ -13,6 +14,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::apis::Cached;
+use super::http::{PROBE, builder, cause, parsed, settings};
 use super::job::Watched;
 use super::{Config, Error, Params, envelope, sign};
 
@@ -25,6 +27,10 @@ pub struct Endpoint {
     /// Rows per page; lowered when the server's own maximum turns out to be smaller.
     pub(super) page_size: AtomicU32,
     max_in_flight: usize,
+    /// Everybody's.
+    all: Semaphore,
+    /// Each user's, as long as somebody uses it.
+    users: Mutex<HashMap<String, Weak<Semaphore>>>,
     logins: Semaphore,
     /// Seconds that the server's clock is ahead of ours: signatures expire by its clock.
     ahead: AtomicI64,
@@ -32,37 +38,19 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn new(config: &Config) -> Result<Arc<Self>, Error> {
-        let url = reqwest::Url::parse(&config.endpoint).map_err(|_| settings("endpoint is not a URL"))?;
-        if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.query().is_some() {
-            return Err(settings("endpoint must be a plain http or https URL"));
-        }
+        let url = parsed(&config.endpoint)?;
         if !(1..=LARGEST_PAGE).contains(&config.page_size) {
             return Err(settings("page_size must be 1 to 500"));
         }
-        if config.timeout == 0 || config.job_timeout == 0 || config.max_in_flight == 0 {
-            return Err(settings("timeout, job_timeout and max_in_flight must not be 0"));
+        let counts = [config.timeout, config.job_timeout];
+        if counts.contains(&0) || config.max_in_flight == 0 || config.max_in_flight_total == 0 {
+            return Err(settings("timeout, job_timeout and both max_in_flight must not be 0"));
         }
-        let mut http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(Duration::from_secs(config.timeout))
-            .pool_idle_timeout(POOL_IDLE)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy();
-        if let Some(path) = &config.ca_file {
-            let unusable =
-                |error: &dyn std::fmt::Display| settings(&format!("ca_file {}: {error}", path.display()));
-            let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
-            let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&error))?;
-            if roots.is_empty() {
-                return Err(unusable(&"no certificate in it"));
-            }
-            http = http.tls_certs_only(roots);
-        }
+        let http = builder(config, config.verify_tls)?;
         if !config.verify_tls {
             warn!(
                 "CloudStack's certificate is NOT verified: anybody in between can read and change everything"
             );
-            http = http.tls_danger_accept_invalid_certs(true);
         }
         if url.scheme() == "http" && !is_local(&url) {
             warn!("CloudStack is reached without TLS: passwords and keys travel readable");
@@ -73,7 +61,9 @@ impl Endpoint {
             timeout: Duration::from_secs(config.timeout),
             job_timeout: Duration::from_secs(config.job_timeout),
             page_size: AtomicU32::new(config.page_size),
-            max_in_flight: usize::try_from(config.max_in_flight).unwrap_or(1).min(MOST_IN_FLIGHT),
+            max_in_flight: usize::try_from(config.max_in_flight).unwrap_or(1).min(MOST_OF_A_USER),
+            all: Semaphore::new(usize::try_from(config.max_in_flight_total).unwrap_or(1).min(MOST_IN_FLIGHT)),
+            users: Mutex::default(),
             logins: Semaphore::new(LOGINS_IN_FLIGHT),
             ahead: AtomicI64::new(0),
         }))
@@ -103,6 +93,18 @@ impl Endpoint {
                 "CloudStack's clock and this machine's differ: signatures follow CloudStack's"
             );
         }
+    }
+
+    /// The limit that all clients of one user share.
+    fn slots_of(&self, names: &[&str]) -> Arc<Semaphore> {
+        let mut users = self.users.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        users.retain(|_, slots| slots.strong_count() > 0);
+        let known = names.iter().find_map(|name| users.get(*name).and_then(Weak::upgrade));
+        let slots = known.unwrap_or_else(|| Arc::new(Semaphore::new(self.max_in_flight)));
+        for name in names {
+            users.insert((*name).to_owned(), Arc::downgrade(&slots));
+        }
+        slots
     }
 
     async fn slot<'a>(
@@ -181,11 +183,17 @@ pub struct Client(pub(super) Arc<Inner>);
 
 impl Client {
     pub fn with_keys(endpoint: Arc<Endpoint>, api_key: String, secret_key: SecretString) -> Self {
-        Self::new(endpoint, Credential::Keys { api_key, secret_key })
+        Self::new(endpoint, Credential::Keys { api_key, secret_key }, None)
     }
 
-    pub(super) fn new(endpoint: Arc<Endpoint>, credential: Credential) -> Self {
-        let slots = Semaphore::new(endpoint.max_in_flight);
+    /// Clients of one user share his limit: by his id as soon as it is known, by his key till then.
+    pub(super) fn new(endpoint: Arc<Endpoint>, credential: Credential, user: Option<&str>) -> Self {
+        let key = match &credential {
+            Credential::Keys { api_key, .. } => Some(api_key.as_str()),
+            Credential::Session { .. } => None,
+        };
+        let names: Vec<&str> = user.into_iter().chain(key).collect();
+        let slots = endpoint.slots_of(&names);
         Self(Arc::new(Inner {
             endpoint,
             credential,
@@ -247,6 +255,7 @@ impl Client {
     async fn once(&self, command: &str, params: Params) -> Result<Value, Error> {
         let inner = &self.0;
         let _slot = inner.endpoint.slot(&inner.slots, command).await?;
+        let _all = inner.endpoint.slot(&inner.endpoint.all, command).await?;
         let params = params.set("command", command).set("response", "json");
         let answer = match &inner.credential {
             Credential::Keys { api_key, secret_key } => {
@@ -314,7 +323,7 @@ impl std::fmt::Debug for Client {
 pub(super) struct Inner {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) credential: Credential,
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
     ended: AtomicBool,
     used: Mutex<Instant>,
     /// The last success.
@@ -365,33 +374,11 @@ fn is_local(url: &reqwest::Url) -> bool {
     matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"))
 }
 
-fn settings(text: &str) -> Error {
-    Error::Settings { text: text.into() }
-}
-
-/// The innermost cause, without the URL: it may hold a signed query.
-fn cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
-}
-
-/// The command that tells bad keys from an unknown command.
 /// Seconds: what a network and a rounded header make of two equal clocks.
 const SMALL_SKEW: i64 = 30;
 
 /// A session is looked after when nothing was heard in it for so long.
 const DOUBTFUL: Duration = Duration::from_secs(5);
-
-const PROBE: &str = "listCapabilities";
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Shorter than Jetty's 30 s and the usual balancer's, so that a call seldom meets a closed connection.
-const POOL_IDLE: Duration = Duration::from_secs(20);
 
 /// Bytes of a query string: Jetty's request header limit is 8 KiB.
 const LONGEST_QUERY: usize = 6000;
@@ -410,8 +397,11 @@ const IDLE_MARGIN: Duration = Duration::from_secs(60);
 const THROTTLED_TRIES: usize = 3;
 const SHORT_WAIT: Duration = Duration::from_secs(3);
 
-/// Calls of one credential at once, whatever is configured.
-const MOST_IN_FLIGHT: usize = 64;
+/// Calls at once, whatever is configured.
+const MOST_IN_FLIGHT: usize = 256;
+
+/// Calls of one user at once, whatever is configured.
+const MOST_OF_A_USER: usize = 8;
 
 /// Logins at once: CloudStack answers wrong passwords late on purpose.
 const LOGINS_IN_FLIGHT: usize = 16;

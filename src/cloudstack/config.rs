@@ -25,8 +25,13 @@ pub struct Config {
     /// Rows per page of a list, 1 to 500. CloudStack spends 3 to 6 ms on a row in one thread, so
     /// small pages asked for at once are faster than big ones.
     pub page_size: u32,
-    /// Calls of one credential at the same time.
+    /// Seconds for which clusters, hosts and pools are not read again where they only decorate
+    /// instances.
+    pub fresh: u64,
+    /// Calls of one user at the same time, however many clients he has.
     pub max_in_flight: u32,
+    /// Calls of everybody together at the same time.
+    pub max_in_flight_total: u32,
 }
 
 impl Default for Config {
@@ -40,7 +45,9 @@ impl Default for Config {
             timeout: 60,
             job_timeout: 600,
             page_size: 100,
+            fresh: 10,
             max_in_flight: 4,
+            max_in_flight_total: 32,
         }
     }
 }

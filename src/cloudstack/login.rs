@@ -58,7 +58,7 @@ impl Client {
         }
         let credential =
             Credential::Session { cookies: cookies.join("; ").into(), session_key: session_key.into(), idle };
-        let session = Self::new(endpoint.clone(), credential);
+        let session = Self::new(endpoint.clone(), credential, Some(user_id));
 
         if let Some((signing, user)) = session.keys(user_id).await? {
             session.logout().await;
@@ -79,13 +79,15 @@ impl Client {
         api_key: &str,
         secret_key: &SecretString,
     ) -> Result<(Self, Login), Error> {
-        let client = Self::with_keys(endpoint, api_key.to_owned(), secret_key.clone());
+        let credential = || Credential::Keys { api_key: api_key.to_owned(), secret_key: secret_key.clone() };
+        let client = Self::new(endpoint.clone(), credential(), None);
         let mut users: Vec<KeyedUser> = client.list("listUsers", "user", Params::new()).await?;
         let own = users.iter().position(|user| user.apikey.as_deref() == Some(api_key));
         let own = own.or((users.len() == 1).then_some(0));
         let user = own.map(|index| users.swap_remove(index).user);
         let text = || String::from("listUsers shows nobody with this API key");
         let user = user.ok_or_else(|| Error::Credentials { text: text() })?;
+        let client = Self::new(endpoint, credential(), Some(&user.id));
         Ok((client, Login { user, session_idle: None }))
     }
 
@@ -114,7 +116,8 @@ impl Client {
         else {
             return Ok(None);
         };
-        let signing = Self::with_keys(self.0.endpoint.clone(), api_key, secret_key);
+        let credential = Credential::Keys { api_key, secret_key };
+        let signing = Self::new(self.0.endpoint.clone(), credential, Some(user_id));
         match signing.user(user_id).await {
             Ok(Some(user)) => Ok(Some((signing, user))),
             Ok(None) => Ok(None),

@@ -9,10 +9,12 @@ mod commands;
 mod config;
 mod envelope;
 mod error;
+mod http;
 mod job;
 mod list;
 mod login;
 mod params;
+pub mod probe;
 mod sign;
 pub mod types;
 

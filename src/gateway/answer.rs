@@ -95,7 +95,7 @@ async fn render(response: Response, format: Format, prefers_xml: bool) -> Respon
         parts.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"RESTAPI\""));
         if !prefers_xml {
             parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html;charset=UTF-8"));
-            return Response::from_parts(parts, Body::from(unauthorized(&fault.detail)));
+            return Response::from_parts(parts, Body::from(unauthorized(&fault)));
         }
     }
     // the engine's 404 has no body at all, and the SDK reads that best
@@ -114,13 +114,11 @@ async fn render(response: Response, format: Format, prefers_xml: bool) -> Respon
     Response::from_parts(parts, Body::from(text))
 }
 
-/// The engine's page; to who gave credentials it says what is wrong with them.
-fn unauthorized(detail: &str) -> String {
-    let plain = |c: &char| !matches!(c, '<' | '>' | '&');
-    let told: String = detail.chars().filter(plain).collect();
-    match detail == NO_CREDENTIALS || told.is_empty() {
-        true => UNAUTHORIZED.to_owned(),
-        false => UNAUTHORIZED.replace(">Unauthorized<", &format!(">Unauthorized: {told}<")),
+/// The engine's page, with what there is to do where somebody must do something.
+fn unauthorized(fault: &Fault) -> String {
+    match fault.advises() {
+        false => UNAUTHORIZED.to_owned(),
+        true => UNAUTHORIZED.replace(">Unauthorized<", &format!(">Unauthorized: {}<", fault.detail)),
     }
 }
 
@@ -151,7 +149,5 @@ fn wants_xml(headers: &HeaderMap) -> bool {
 const CORRELATION_ID: &str = "correlation-id";
 /// `veeam.md` 1.1, step 3.
 const UNAUTHORIZED: &str = "<html><head><title>Error</title></head><body>Unauthorized</body></html>";
-/// The detail of a request without any.
-pub const NO_CREDENTIALS: &str = "No credentials were given";
 /// Bytes of a framework's own refusal text.
 const MAX_TEXT: usize = 4096;

@@ -17,14 +17,12 @@ pub async fn root(ask: Ask) -> Result<Response, Fault> {
     let vms = async {
         Ok::<_, Fault>(ask.caller.client.virtual_machines(Params::new().set("details", "min")).await?)
     };
-    let hosts = ask.gateway.hosts(&ask.caller);
-    let pools = ask.gateway.pools(&ask.caller);
-    let (vms, hosts, pools) = tokio::try_join!(vms, hosts, pools)?;
+    let (vms, found) = tokio::try_join!(vms, ask.gateway.infrastructure(&ask.caller))?;
     let summary = map::Summary {
-        hosts: count(&hosts.rows, |row| {
+        hosts: count(&found.hosts, |row| {
             status::host(row.state.as_deref(), row.resourcestate.as_deref()) == HostStatus::Up
         }),
-        storage_domains: count(&pools.rows, |row| {
+        storage_domains: count(&found.pools, |row| {
             status::storage_domain(row.state.as_deref()) == StorageDomainStatus::Active
         }),
         users: Count { active: 1, total: 1 },

@@ -95,7 +95,7 @@ impl Ask {
 async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Arc<Caller>, Fault> {
     let malformed = || Fault::unauthorized("The Authorization header cannot be read");
     let value =
-        headers.get(header::AUTHORIZATION).ok_or_else(|| Fault::unauthorized(answer::NO_CREDENTIALS))?;
+        headers.get(header::AUTHORIZATION).ok_or_else(|| Fault::unauthorized("No credentials were given"))?;
     let text = value.to_str().map_err(|_| malformed())?;
     let (scheme, rest) = text.trim().split_once(' ').ok_or_else(malformed)?;
     let rest = rest.trim();
@@ -116,7 +116,10 @@ impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Unreachable(error) => error.into(),
-            Refusal::LockedOut { retry_after } => Self::unauthorized(refusal.to_string()).after(retry_after),
+            Refusal::LockedOut { retry_after } => {
+                Self::unauthorized(refusal.to_string()).advising().after(retry_after)
+            }
+            Refusal::SecondFactor => Self::unauthorized(refusal.to_string()).advising(),
             other => Self::unauthorized(other.to_string()),
         }
     }

@@ -18,11 +18,12 @@ pub struct Fault {
     pub reason: &'static str,
     pub detail: String,
     retry_after: Option<u64>,
+    advises: bool,
 }
 
 impl Fault {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, reason: OPERATION_FAILED, detail: detail.into(), retry_after: None }
+        Self { status, reason: OPERATION_FAILED, detail: detail.into(), retry_after: None, advises: false }
     }
 
     pub fn bad_request(detail: impl Into<String>) -> Self {
@@ -57,6 +58,15 @@ impl Fault {
 
     pub fn unauthorized(detail: impl Into<String>) -> Self {
         Self { reason: "Unauthorized", ..Self::new(StatusCode::UNAUTHORIZED, detail) }
+    }
+
+    /// Its detail, which is ours and plain, says what to do: it goes on the engine's page too.
+    pub fn advising(self) -> Self {
+        Self { advises: true, ..self }
+    }
+
+    pub fn advises(&self) -> bool {
+        self.advises
     }
 
     /// With the time after which another try makes sense.

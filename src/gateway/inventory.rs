@@ -11,6 +11,7 @@ use crate::auth::{Caller, Role};
 use crate::cloudstack::types::{Cluster, Host, StoragePool, VirtualMachine, Volume};
 use crate::cloudstack::{Client, Error, Params};
 use crate::map;
+use crate::state::Placement;
 
 /// A list of infrastructure, and whether the caller may see all of each row.
 pub struct Shown<T> {
@@ -81,19 +82,29 @@ impl Gateway {
 
     /// Where instances are: as far as administrators know, joined from bulk lists.
     pub(super) async fn places(&self, caller: &Caller, vms: &[VirtualMachine]) -> Result<Places, Fault> {
-        let clusters = self.clusters(caller);
-        let hosts = self.hosts(caller);
-        let pools = self.pools(caller);
+        let infrastructure = self.infrastructure(caller);
         let known = self.known_places(caller, vms);
-        let (clusters, hosts, pools, known) = tokio::try_join!(clusters, hosts, pools, known)?;
+        let (found, known) = tokio::try_join!(infrastructure, known)?;
         let (seen, roots) = known;
-        let places = vms.iter().map(|vm| {
-            let admin = seen.get(&vm.id).unwrap_or(vm);
-            let inventory =
-                map::Inventory { clusters: &clusters.rows, hosts: &hosts.rows, pools: &pools.rows };
-            (vm.id.clone(), map::placement(admin, roots.get(&vm.id), inventory, None))
+        let engine = self.engine();
+        let inventory =
+            map::Inventory { clusters: &found.clusters, hosts: &found.hosts, pools: &found.pools };
+        let places: HashMap<_, _> = vms
+            .iter()
+            .map(|vm| {
+                let admin = seen.get(&vm.id).unwrap_or(vm);
+                let last = engine.last_seen(&vm.id);
+                let last = last.map(|last| map::Placement { cluster: last.cluster_id, host: last.host_id });
+                (vm.id.clone(), map::placement(admin, roots.get(&vm.id), inventory, last.as_ref()))
+            })
+            .collect();
+        let kept = places.iter().filter(|(_, place)| place.cluster.is_some()).map(|(vm, place)| Placement {
+            vm_id: vm.clone(),
+            cluster_id: place.cluster.clone(),
+            host_id: place.host.clone(),
         });
-        Ok(Places(places.collect()))
+        engine.keep_seen(kept.collect());
+        Ok(Places(places))
     }
 
     /// The same instances and their boot volumes as an administrator sees them.

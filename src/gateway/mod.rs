@@ -27,8 +27,10 @@ mod sso;
 mod tags;
 mod transfers;
 mod vms;
+mod warm;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -55,13 +57,15 @@ pub struct Parts {
     /// was shown to own the object.
     pub service: Option<cloudstack::Client>,
     pub certificates: Certificates,
+    /// How long infrastructure counts as just read.
+    pub fresh: Duration,
     /// Identifies this manager for ever; two managers with one id are one manager to Veeam.
     pub instance_id: String,
 }
 
 /// The parts, shared by all requests.
 #[derive(Clone)]
-pub struct Gateway(Arc<Parts>);
+pub struct Gateway(Arc<Parts>, Arc<warm::Warm>);
 
 impl Gateway {
     fn sessions(&self) -> &Sessions {
@@ -74,6 +78,10 @@ impl Gateway {
 
     fn service(&self) -> Option<&cloudstack::Client> {
         self.0.service.as_ref()
+    }
+
+    fn warm(&self) -> &warm::Warm {
+        &self.1
     }
 
     fn certificates(&self) -> &Certificates {
@@ -96,6 +104,7 @@ pub fn service(
 > + Clone
 + Send
 + 'static {
+    let warm = warm::Warm::new(parts.fresh);
     let routes = Router::new()
         .nest("/ovirt-engine/api", api_routes())
         .route("/ovirt-engine/sso/oauth/token", post(sso::token))
@@ -107,7 +116,7 @@ pub fn service(
         .layer(middleware::from_fn(answer::finish))
         // the body is bounded in `body`, which also takes in what is too long
         .layer(DefaultBodyLimit::disable())
-        .with_state(Gateway(Arc::new(parts)));
+        .with_state(Gateway(Arc::new(parts), Arc::new(warm)));
     // rewriting must come before routing, so it wraps the router instead of being one of its layers
     tower::util::MapRequest::new(routes, |mut request: Request<axum::body::Body>| {
         if let Some(uri) = normalize::normalize(request.uri()) {

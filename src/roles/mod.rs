@@ -2,6 +2,7 @@
 
 pub mod check_config;
 pub mod demo;
+pub mod doctor;
 pub mod imageio;
 pub mod pki;
 pub mod serve;

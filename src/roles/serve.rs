@@ -76,7 +76,7 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
             None
         }
     };
-    let hosts = HostLink::new(&certificates.host_link(&config.imageio)).context("[imageio]")?;
+    let hosts = HostLink::new(&host_link(&certificates.site, &config.imageio)).context("[imageio]")?;
     let engine = Engine::open(transfer::Parts {
         store: store.clone(),
         hosts: Some(hosts),
@@ -92,6 +92,7 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
         engine: engine.clone(),
         service,
         certificates: certificates.handed_out,
+        fresh: Duration::from_secs(config.cloudstack.fresh.max(1)),
         instance_id,
     });
     let tls = tls::server(certificates.identity, Alpn::Http2AndHttp1)?;
@@ -137,15 +138,15 @@ impl Pki {
         let handed_out = Certificates { ca, server: read(&files.cert)? };
         Ok(Self { site, identity, handed_out })
     }
+}
 
-    /// How to reach hosts: the settings, with our own files where they name none.
-    fn host_link(&self, given: &ovirt_gateway::hostlink::Config) -> ovirt_gateway::hostlink::Config {
-        let mut config = given.clone();
-        config.ca_file.get_or_insert_with(|| self.site.ca.cert.clone());
-        config.client_cert_file.get_or_insert_with(|| self.site.gateway.cert.clone());
-        config.client_key_file.get_or_insert_with(|| self.site.gateway.key.clone());
-        config
-    }
+/// How to reach hosts: the settings, with our own files where they name none.
+pub fn host_link(site: &Site, given: &ovirt_gateway::hostlink::Config) -> ovirt_gateway::hostlink::Config {
+    let mut config = given.clone();
+    config.ca_file.get_or_insert_with(|| site.ca.cert.clone());
+    config.client_cert_file.get_or_insert_with(|| site.gateway.cert.clone());
+    config.client_key_file.get_or_insert_with(|| site.gateway.key.clone());
+    config
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

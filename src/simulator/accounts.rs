@@ -123,6 +123,20 @@ pub fn login(cloud: &Cloud, params: &Params) -> Response {
     response
 }
 
+/// Whose call it is, by what it says of itself; `-` is nobody's.
+pub fn claimed(cloud: &Cloud, params: &Params, headers: &HeaderMap) -> String {
+    let line = headers.get(header::COOKIE).and_then(|line| line.to_str().ok()).unwrap_or_default();
+    let session = line.split(';').find_map(|pair| pair.trim().strip_prefix("JSESSIONID="));
+    let sessions = cloud.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(session) = session.and_then(|id| sessions.get(id)) {
+        return session.account.clone();
+    }
+    let key = params.text("apikey");
+    let world = cloud.world();
+    let known = world.accounts.iter().find(|account| key == Some(&account.api_key));
+    known.map_or_else(|| "-".to_owned(), |account| account.name.clone())
+}
+
 /// `getUserKeys`: what was never made is absent.
 pub fn keys(account: &Account, version: Version) -> Value {
     let mut keys = json!({});

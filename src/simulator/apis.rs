@@ -116,6 +116,7 @@ const APIS: &[Api] = &[
     api("listClusters", ADMIN, SYNC, "id name zoneid podid hypervisor"),
     api("listHosts", ADMIN, SYNC, "id name type zoneid clusterid state resourcestate hypervisor keyword"),
     api("listStoragePools", ADMIN, SYNC, "id name zoneid clusterid scope"),
+    api("listConfigurations", ADMIN, SYNC, "name category keyword"),
     api("listImageStores", ADMIN, SYNC, "id name zoneid"),
     api("listNetworks", ALL, SYNC, "id name zoneid type listall projectid"),
     api(

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::apis::Version;
 use super::domain::{self, Libvirt};
 use super::fault::{self, Faults};
+use super::load::Load;
 use super::wire::{Params, Refusal};
 use super::world::{Account, Job, World, id, now};
 use super::{images, instances, snapshots, volumes};
@@ -26,6 +27,7 @@ pub struct Cloud {
     /// Management servers behind the one address; each knows its own sessions only.
     pub servers: usize,
     turns: AtomicUsize,
+    pub load: Load,
     /// `enforce.post.requests.and.timestamps`.
     pub enforce_post: bool,
     pub dir: PathBuf,
@@ -54,6 +56,7 @@ impl Cloud {
             clock: AtomicI64::new(0),
             servers: config.servers.max(1),
             turns: AtomicUsize::new(0),
+            load: Load::default(),
             enforce_post: config.enforce_post,
             dir,
             libvirt,

@@ -35,6 +35,12 @@ pub fn rows(
         "listClusters" => ("cluster", world.clusters.iter().map(|cluster| view.cluster(cluster)).collect()),
         "listHosts" => ("host", world.hosts.iter().map(|host| view.host(host, version)).collect()),
         "listStoragePools" => ("storagepool", world.pools.iter().map(|pool| view.pool(pool)).collect()),
+        "listConfigurations" => {
+            let rows = SETTINGS.iter().map(|(name, value)| {
+                json!({"category": "Advanced", "name": name, "value": value, "defaultvalue": value, "isdynamic": false})
+            });
+            ("configuration", rows.collect())
+        }
         "listImageStores" => ("imagestore", Vec::new()),
         "listNetworks" => {
             let seen = world.networks.iter().filter(|network| {
@@ -277,6 +283,22 @@ pub fn page(key: &str, rows: Vec<Value>, params: &Params) -> Result<Value, Refus
         (total, false) => json!({"count": total, key: kept}),
     })
 }
+
+/// Of the global settings, those that clients care about, with CloudStack's defaults.
+const SETTINGS: &[(&str, &str)] = &[
+    ("default.page.size", "500"),
+    ("api.throttling.enabled", "false"),
+    ("api.throttling.interval", "1"),
+    ("api.throttling.max", "25"),
+    ("api.key.access", "true"),
+    ("enforce.post.requests.and.timestamps", "false"),
+    (
+        "user.vm.denied.details",
+        "rootdisksize, cpuOvercommitRatio, memoryOvercommitRatio, Message.ReservedCapacityFreed.Flag",
+    ),
+    ("user.vm.readonly.details", "dataDiskController, rootDiskController"),
+    ("job.expire.minutes", "1440"),
+];
 
 /// `default.page.size`.
 const MAX_PAGE: usize = 500;

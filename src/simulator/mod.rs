@@ -13,6 +13,7 @@ mod fault;
 mod images;
 mod instances;
 mod lists;
+mod load;
 mod rows;
 mod seed;
 mod server;

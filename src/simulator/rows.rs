@@ -176,7 +176,7 @@ impl View<'_> {
             "email": format!("{}@example.org", account.name), "created": "2026-11-22T21:01:11+0000",
             "state": if account.failed_logins >= MAX_FAILED { "disabled" } else { "enabled" }, "accounttype": number,
             "usersource": "native", "roletype": role, "rolename": account.role, "accountid": account.id,
-            "is2faenabled": account.second_factor,
+            "roleid": role_id(&account.role), "is2faenabled": account.second_factor,
         });
         if !account.api_key.is_empty() {
             row["apikey"] = account.api_key.clone().into();
@@ -351,6 +351,11 @@ impl View<'_> {
         }
         row
     }
+}
+
+/// Roles have no rows of their own here.
+fn role_id(name: &str) -> String {
+    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, name.as_bytes()).to_string()
 }
 
 /// After so many wrong passwords a user is disabled.

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, post};
+use axum::routing::{any, get, post};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -24,7 +24,15 @@ use super::world::Account;
 use super::{accounts, instances, lists, volumes};
 
 pub fn router(cloud: Arc<Cloud>) -> Router {
-    Router::new().route("/client/api", any(answer)).route("/simulator/{what}", post(tell)).with_state(cloud)
+    Router::new()
+        .route("/client/api", any(answer))
+        .route("/simulator/{what}", post(tell))
+        .route("/simulator/load", get(load))
+        .with_state(cloud)
+}
+
+async fn load(State(cloud): State<Arc<Cloud>>) -> String {
+    cloud.load.take()
 }
 
 /// Tells the simulator to misbehave, or to have another clock, or to have been restarted.
@@ -41,6 +49,14 @@ async fn tell(State(cloud): State<Arc<Cloud>>, Path(what): Path<String>, body: S
             }
             Err(_) => (StatusCode::BAD_REQUEST, "seconds").into_response(),
         },
+        "host" => {
+            let (name, state) = body.trim().split_once(' ').unwrap_or_default();
+            let found = cloud.change(|world| {
+                let host = world.hosts.iter_mut().find(|host| host.name == name);
+                host.map(|host| host.state = state.to_owned()).is_some()
+            });
+            if found { StatusCode::NO_CONTENT } else { StatusCode::BAD_REQUEST }.into_response()
+        }
         "restart" => {
             cloud.restart();
             StatusCode::NO_CONTENT.into_response()
@@ -59,8 +75,9 @@ async fn answer(
     let body = String::from_utf8_lossy(&body).into_owned();
     let mut params =
         Params::parse(&query.unwrap_or_default(), if method == Method::POST { &body } else { "" });
-    tokio::time::sleep(cloud.latency).await;
     let command = params.command().to_owned();
+    let _counted = cloud.load.begin(&accounts::claimed(&cloud, &params, &headers), &command);
+    tokio::time::sleep(cloud.latency).await;
     let fault = cloud.faults.of(&command);
     let mut response = match (command.as_str(), fault) {
         (_, Some(Kind::Silent)) => {

@@ -97,18 +97,30 @@ impl Store {
         }
     }
 
+    /// Where each instance was last seen, the latest first; `most` at most.
+    pub async fn placements(&self, most: u32) -> Result<Vec<Placement>, Error> {
+        let rows = sqlx::query("SELECT * FROM placement ORDER BY seen_ms DESC, vm_id LIMIT ?")
+            .bind(i64::from(most))
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(Placement::read).collect()
+    }
+
     pub async fn placement(&self, vm: &str) -> Result<Option<Placement>, Error> {
         let row = sqlx::query("SELECT * FROM placement WHERE vm_id = ?")
             .bind(vm.to_owned())
             .fetch_optional(&self.pool)
             .await?;
-        row.map(|row| {
-            Ok(Placement {
-                vm_id: row.try_get("vm_id")?,
-                cluster_id: row.try_get("cluster_id")?,
-                host_id: row.try_get("host_id")?,
-            })
+        row.as_ref().map(Placement::read).transpose()
+    }
+}
+
+impl Placement {
+    fn read(row: &sqlx::any::AnyRow) -> Result<Self, Error> {
+        Ok(Self {
+            vm_id: row.try_get("vm_id")?,
+            cluster_id: row.try_get("cluster_id")?,
+            host_id: row.try_get("host_id")?,
         })
-        .transpose()
     }
 }

@@ -15,6 +15,7 @@ use crate::state::{Backup, Transfer};
 
 use super::notes::Notes;
 use super::phase::{self, BackupEvent, TransferEvent};
+use super::seen::Seen;
 use super::undo::Working;
 use super::{Error, Parts};
 
@@ -27,6 +28,7 @@ pub(super) struct Core {
     started: Instant,
     pub(super) working: Working,
     pub(super) notes: Notes,
+    pub(super) seen: Seen,
 }
 
 /// A caller as a task keeps him.
@@ -52,6 +54,7 @@ impl Core {
             started: Instant::now(),
             working: Working::default(),
             notes: Notes::default(),
+            seen: Seen::default(),
         })
     }
 

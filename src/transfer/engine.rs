@@ -12,7 +12,7 @@ use super::{
 use crate::auth::{Caller, HmacSecret, Role};
 use crate::cloudstack::Client;
 use crate::hostlink::HostLink;
-use crate::state::{Backup, BackupDisk, Store, Transfer};
+use crate::state::{Backup, BackupDisk, Placement, Store, Transfer};
 
 /// What an engine is made of.
 pub struct Parts {
@@ -38,6 +38,7 @@ impl Engine {
     /// Takes up what an earlier process left open, then looks after it every few seconds.
     pub async fn open(parts: Parts) -> Result<Arc<Self>, Error> {
         let core = Core::new(parts);
+        core.seen.load(&core.parts.store).await;
         core.reconcile().await?;
         core.spawn(core.clone().sweep());
         Ok(Arc::new(Self { core }))
@@ -166,6 +167,27 @@ impl Engine {
     pub async fn detach_disk(&self, caller: &Caller, vm: &str, disk: &str) -> Result<(), Error> {
         let (core, vm, disk) = (self.core.clone(), vm.to_owned(), disk.to_owned());
         self.core.run(core.detach_disk(Who::from(caller), vm, disk)).await
+    }
+
+    /// Where an instance was last seen, across restarts.
+    pub fn last_seen(&self, vm: &str) -> Option<Placement> {
+        self.core.seen.of(vm)
+    }
+
+    /// Keeps where instances are; what is known already costs nothing.
+    pub fn keep_seen(&self, seen: Vec<Placement>) {
+        let news = self.core.seen.news(seen);
+        if news.is_empty() {
+            return;
+        }
+        let core = self.core.clone();
+        self.core.spawn(async move {
+            for placement in news {
+                if let Err(error) = core.parts.store.keep_placement(&placement).await {
+                    return tracing::warn!(%error, "where instances are could not be kept");
+                }
+            }
+        });
     }
 
     /// Why an instance with these disks must not be started: one is not written to its end.

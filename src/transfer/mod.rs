@@ -22,6 +22,7 @@ mod owner;
 pub mod phase;
 mod place;
 mod request;
+mod seen;
 mod sweep;
 mod ticket;
 mod undo;

@@ -324,14 +324,15 @@ async fn a_killed_gateway_takes_its_backup_up_again() {
     assert_eq!(client.get(&url).send().await.expect("answer").status(), 403);
     assert_eq!(cloud.post(ALICE, &format!("{path}/finalize"), "{}").await.0, 200);
     assert_eq!(settled(&cloud, &path, &["ready", "finalizing"], 30).await, "succeeded");
-    let left = std::fs::read_dir(cloud.dir.path().join("run"))
+    let left = std::fs::read_dir(cloud.dir.path().join("run-127.0.0.1"))
         .expect("run")
         .flatten()
         .map(|entry| entry.file_name());
     assert_eq!(left.collect::<Vec<_>>(), ["sock"], "exports, sockets and records are gone");
 
     // nothing secret is in any log, at debug
-    let logs = cloud.log() + &std::fs::read_to_string(cloud.dir.path().join("imageio.log")).expect("log");
+    let logs =
+        cloud.log() + &std::fs::read_to_string(cloud.dir.path().join("imageio-127.0.0.1.log")).expect("log");
     let ticket = url.rsplit('/').next().expect("a ticket");
     let mut canaries = vec![ticket.to_owned(), "signature=".into(), "YWxpY2VAYWNtZTpwYXNzd29yZA".into()];
     for account in ["gateway", "alice"] {

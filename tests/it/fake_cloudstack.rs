@@ -133,6 +133,10 @@ impl Fake {
         Self { url, calls, most_at_once, server }
     }
 
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     pub fn endpoint(&self) -> Arc<Endpoint> {
         self.endpoint_with(|_| ())
     }

@@ -11,6 +11,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("client", &["host", "pki"]),
     ("cloudstack", &[]),
     ("config", &["auth", "cloudstack", "hostlink", "imageio", "log", "state", "transfer"]),
+    ("doctor", &["auth", "cloudstack", "hostlink"]),
     // hostlink: its errors only, which reach the gateway inside those of transfer
     ("gateway", &["auth", "cloudstack", "hostlink", "imageio", "map", "model", "serve", "state", "transfer"]),
     ("host", &[]),
@@ -41,7 +42,7 @@ const PARTS: &[(&str, &str, &str)] = &[
 const FOREIGN: &[(&str, &[&str])] = &[
     ("quick_xml", &["model/xml.rs", "model/tree.rs", "host/xml.rs", "map/ovf.rs", "map/ovf/"]),
     ("sqlx", &["state/"]),
-    ("reqwest", &["cloudstack/client.rs", "hostlink/", "client/"]),
+    ("reqwest", &["cloudstack/client.rs", "cloudstack/http.rs", "hostlink/", "client/"]),
     ("rcgen", &["pki.rs"]),
     // outside of tls.rs only the type of a finished configuration
     ("rustls", &["tls.rs", "serve.rs", "imageio/"]),

@@ -6,7 +6,10 @@
 mod auth;
 mod cloudstack;
 mod codec;
+mod costs;
 mod curl;
+mod doctor;
+mod doctor_endpoint;
 mod engine;
 mod example;
 mod failures;
@@ -21,6 +24,7 @@ mod logins;
 mod mapped;
 mod nbd;
 mod ovf;
+mod places;
 mod records;
 mod restores;
 mod sdk;

@@ -97,7 +97,8 @@ fn scalars_are_the_engines(path: &str, value: &Value) {
                 match value {
                     Value::Null | Value::Bool(_) => panic!("{path}: {name} is {value}"),
                     Value::Number(number) => {
-                        let dates = ["time", "creation_time", "start_time", "end_time", "last_updated"];
+                        let dates =
+                            ["date", "time", "creation_time", "start_time", "end_time", "last_updated"];
                         let dated = dates.contains(&name.as_str()) || name.ends_with("_date");
                         // decimals are numbers too: here only the clock of a host
                         assert!(

@@ -106,23 +106,29 @@ impl Cloud {
 
     /// The daemon of the simulated host; `min_free` is what scratch must leave free.
     pub fn host(&self, ports: &Ports, min_free: u64) -> Part {
+        self.host_at("127.0.0.1", ports, min_free)
+    }
+
+    /// The daemon of one of several.
+    pub fn host_at(&self, address: &str, ports: &Ports, min_free: u64) -> Part {
         let dir = self.dir.path();
-        let issue = ["pki", "issue", "--host", "127.0.0.1", "--dir", "certs"];
+        let issue = ["pki", "issue", "--host", address, "--dir", "certs"];
         let issued = Command::new(env!("CARGO_BIN_EXE_ovirt-gateway")).args(issue).current_dir(dir).output();
         assert!(issued.expect("pki").status.success());
         let config = format!(
-            "[images]\nlisten = 127.0.0.1:{}\ncert_file = {dir}/certs/hosts/127.0.0.1.pem\n\
-             key_file = {dir}/certs/hosts/127.0.0.1.key\n\
-             [control]\nsocket = {dir}/run/sock\nlisten = 127.0.0.1:{}\nclient_ca_file = {dir}/certs/control-ca.pem\n\
+            "[images]\nlisten = {address}:{}\ncert_file = {dir}/certs/hosts/{address}.pem\n\
+             key_file = {dir}/certs/hosts/{address}.key\n\
+             [control]\nsocket = {dir}/run-{address}/sock\nlisten = {address}:{}\nclient_ca_file = {dir}/certs/control-ca.pem\n\
              [storage]\nroots = {dir}/sim/smp1,{dir}/sim/local1\nnfs_root = {dir}/sim/mnt\n\
-             [backup]\nscratch_dir = {dir}/scratch\nrun_dir = {dir}/run\nmin_free = {min_free}\n\
-             [logging]\nlevel = debug\nfile = {dir}/imageio.log\n",
+             [backup]\nscratch_dir = {dir}/scratch-{address}\nrun_dir = {dir}/run-{address}\nmin_free = {min_free}\n\
+             [logging]\nlevel = debug\nfile = {dir}/imageio-{address}.log\n",
             ports.images,
             ports.control,
             dir = dir.display(),
         );
-        std::fs::write(dir.join("imageio.ini"), config).expect("settings");
-        Part::start(dir, &["imageio", "--config", "imageio.ini"], &[])
+        let file = format!("imageio-{address}.ini");
+        std::fs::write(dir.join(&file), config).expect("settings");
+        Part::start(dir, &["imageio", "--config", &file], &[])
     }
 
     /// The gateway anew, on the same state; what was open before must still be there.
@@ -137,6 +143,13 @@ impl Cloud {
         let url = self.simulator.url.replace("/client/api", &format!("/simulator/{what}"));
         let told = reqwest::Client::new().post(url).body(body.to_owned()).send().await.expect("told");
         assert_eq!(told.status(), 204, "{what} {body}");
+    }
+
+    /// What the simulator has counted since the last look.
+    pub async fn load(&self) -> Value {
+        let url = self.simulator.url.replace("/client/api", "/simulator/load");
+        let text = reqwest::get(url).await.expect("an answer").text().await.expect("text");
+        serde_json::from_str(&text).expect("JSON")
     }
 
     /// A call to CloudStack itself, signed; what it answers without its envelope.
