@@ -82,34 +82,40 @@ pub(super) fn make_unique(cards: &mut [Placed], others: &[VirtualMachine], lost:
 
 /// Gives up the addresses that a refusal is about: those it names, else all of the kind it speaks of,
 /// IP addresses before MAC addresses. Whether there was anything to give up.
-pub(super) fn give_way(cards: &mut [Placed], refusal: &str, vague: bool, lost: &mut Vec<String>) -> bool {
+pub(super) fn give_way(
+    cards: &mut [Placed],
+    refusal: &str,
+    why: &str,
+    vague: bool,
+    lost: &mut Vec<String>,
+) -> bool {
     let text = refusal.to_ascii_lowercase();
     let before = lost.len();
     for card in &mut *cards {
         let named =
             |field: &Option<String>| field.as_deref().is_some_and(|value| contains_word(&text, value));
         if named(&card.mac) {
-            lost.push(told("MAC address", card.mac.take(), card, refusal));
+            lost.push(told("MAC address", card.mac.take(), card, why));
         }
         if named(&card.ip) {
-            lost.push(told("address", card.ip.take(), card, refusal));
+            lost.push(told("address", card.ip.take(), card, why));
         }
         if named(&card.ip6) {
-            lost.push(told("address", card.ip6.take(), card, refusal));
+            lost.push(told("address", card.ip6.take(), card, why));
         }
     }
     let of_mac = contains_word(&text, "mac");
     if lost.len() == before && !of_mac && (vague || contains_word(&text, "ip") || text.contains("address")) {
         for card in &mut *cards {
             for address in [card.ip.take(), card.ip6.take()].into_iter().flatten() {
-                lost.push(told("address", Some(address), card, refusal));
+                lost.push(told("address", Some(address), card, why));
             }
         }
     }
     if lost.len() == before && (vague || of_mac || text.contains("address")) {
         for card in cards {
             if let Some(mac) = card.mac.take() {
-                lost.push(told("MAC address", Some(mac), card, refusal));
+                lost.push(told("MAC address", Some(mac), card, why));
             }
         }
     }
@@ -229,7 +235,7 @@ mod tests {
     fn what_a_refusal_names_is_given_up_and_no_more() {
         let refused = |text: &str, vague: bool| {
             let (mut cards, mut lost) = (placed(), Vec::new());
-            give_way(&mut cards, text, vague, &mut lost);
+            give_way(&mut cards, text, text, vague, &mut lost);
             let left = |card: &Placed| (card.mac.is_some(), card.ip.is_some());
             (left(&cards[0]), left(&cards[1]))
         };
@@ -242,7 +248,7 @@ mod tests {
         assert_eq!(refused("Internal error", true), ((true, false), (true, false)));
         let (mut cards, mut lost) = (placed(), Vec::new());
         let mut rounds = 0;
-        while give_way(&mut cards, "Internal error", true, &mut lost) {
+        while give_way(&mut cards, "Internal error", "it failed", true, &mut lost) {
             rounds += 1;
         }
         assert_eq!((rounds, lost.len()), (2, 4));

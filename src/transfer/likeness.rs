@@ -125,31 +125,29 @@ impl Likeness {
     fn give_way(&mut self, error: &cloudstack::Error) -> bool {
         use cloudstack::Error as E;
         let (text, vague) = match error {
-            E::Invalid { text } => (text.clone(), false),
-            // told to the client's user later: CloudStack's own failures are not for him
-            E::Unavailable { text } => (text.clone(), true),
-            E::Internal { text } if text.to_ascii_lowercase().contains("address") => (text.clone(), true),
-            E::Internal { .. } => ("CloudStack refused it".to_owned(), true),
+            E::Invalid { text } => (text, false),
+            E::Unavailable { text } | E::Internal { text } => (text, true),
             _ => return false,
         };
+        let why = told(error);
         self.refusals += 1;
         let says = |word: &str| text.to_ascii_lowercase().contains(word);
         if says("affinity") && !self.groups.is_empty() {
             self.groups.clear();
-            self.lost.push(format!("the affinity groups were not kept: {text}"));
+            self.lost.push(format!("the affinity groups were not kept: {why}"));
             return true;
         }
         if (says("userdata") || says("user data")) && self.user_data.take().is_some() {
-            self.lost.push(format!("the user data was not kept: {text}"));
+            self.lost.push(format!("the user data was not kept: {why}"));
             return true;
         }
         if (says("detail") || says("setting")) && !self.details.is_empty() {
             self.details.clear();
-            self.lost.push(format!("the instance's settings were not kept: {text}"));
+            self.lost.push(format!("the instance's settings were not kept: {why}"));
             return true;
         }
         // what is refused again and again is refused for reasons that cannot be read
-        cards::give_way(&mut self.cards, &text, vague || self.refusals > PATIENCE, &mut self.lost)
+        cards::give_way(&mut self.cards, text, &why, vague || self.refusals > PATIENCE, &mut self.lost)
     }
 
     /// Another tenant's account is never told apart from none.
@@ -324,7 +322,7 @@ fn has_address(card: &Placed) -> bool {
 }
 
 fn told(error: &cloudstack::Error) -> String {
-    error.told_to_caller().unwrap_or("CloudStack failed to do it").to_owned()
+    error.told_to_caller().unwrap_or("CloudStack failed with it").to_owned()
 }
 
 /// Refusals that are taken at their word.
