@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::auth::Role;
-use crate::cloudstack::types::Network;
+use crate::cloudstack::types::{Network, VirtualMachine};
 use crate::cloudstack::{self, Client, Params, Submitted};
 use crate::map::ovf::KEPT_DETAILS;
 
@@ -54,11 +54,9 @@ impl Core {
         if cards.is_empty() {
             cards.push(self.placeholder(&networks)?);
         }
-        for network in
-            cards.iter().filter(|card| has_address(card)).map(|card| card.network.clone()).collect::<Vec<_>>()
-        {
-            let params = Params::new().set("networkid", network).set("details", "nics");
-            let others = who.client.virtual_machines(params).await?;
+        let networks = cards.iter().filter(|card| has_address(card)).map(|card| card.network.clone());
+        for network in networks.collect::<Vec<_>>() {
+            let others = neighbours(&who.client, &network).await?;
             cards::make_unique(&mut cards, &others, &mut lost);
         }
         Ok(Likeness {
@@ -227,6 +225,16 @@ impl Likeness {
         if !given {
             self.lost.push(format!("the guest system {name} was not kept: this cloud does not know it"));
         }
+    }
+}
+
+/// The instances in a network that the caller sees; where they are too many, CloudStack alone tells what
+/// is in use.
+async fn neighbours(client: &Client, network: &str) -> Result<Vec<VirtualMachine>, Error> {
+    let params = Params::new().set("networkid", network).set("details", "nics");
+    match client.virtual_machines(params).await {
+        Err(cloudstack::Error::TooMany { .. }) => Ok(Vec::new()),
+        others => Ok(others?),
     }
 }
 

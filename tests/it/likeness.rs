@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::cloud::Cloud;
+use crate::support::cloud::{Cloud, schema};
 use crate::support::flow::{API, attach, id};
+use crate::support::skipped;
 
 const ALICE: &str = "alice@acme";
 const MACS: [&str; 2] = ["02:01:aa:00:00:01", "02:01:aa:00:00:02"];
@@ -217,6 +218,17 @@ async fn addresses_in_use_are_left_out_with_events() {
     // nobody else is told
     assert_eq!(warnings(&cloud, "bob@globex", &twin).await, [""; 0]);
     assert_eq!(warnings(&cloud, "admin@internal", &twin).await.len(), 4);
+
+    let xml =
+        cloud.ask(ALICE, Method::GET, &format!("{API}/events"), &[("accept", "application/xml")], "").await;
+    let file = cloud.dir.path().join("events.xml");
+    std::fs::write(&file, xml.text().await.expect("text")).expect("file");
+    let lint =
+        std::process::Command::new("xmllint").args(["--noout", "--schema"]).arg(schema()).arg(&file).output();
+    match lint {
+        Ok(said) => assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr)),
+        Err(_) => skipped("likeness", "no xmllint (package libxml2-utils)"),
+    }
 
     // an address of somebody whom alice does not see: CloudStack refuses it, and only it is left out
     expunge(&cloud, &vm).await;
