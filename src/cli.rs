@@ -108,6 +108,9 @@ pub struct Demo {
     /// Where to work; a temporary directory if not given.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// The CloudStack that is simulated: 4.18 to 4.23.
+    #[arg(long, value_name = "4.N", default_value = "4.22")]
+    pub cloudstack: String,
 }
 
 #[derive(Debug, Subcommand)]

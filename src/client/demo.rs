@@ -22,6 +22,8 @@ pub struct Options {
     pub keep: bool,
     /// Where to work; a temporary directory if not given.
     pub dir: Option<PathBuf>,
+    /// The version of CloudStack that is simulated.
+    pub cloudstack: String,
 }
 
 /// Runs the demo. Unless it succeeded and is to be kept, nothing stays behind: no process, no domain,
@@ -30,7 +32,7 @@ pub async fn demo(options: Options) -> anyhow::Result<()> {
     let dir = prepare(options.dir.as_deref())?;
     let mut parts = Parts::new(&dir);
     let outcome = tokio::select! {
-        outcome = line(&mut parts, &dir) => outcome,
+        outcome = line(&mut parts, &dir, &options.cloudstack) => outcome,
         name = interrupted() => name.and_then(|name| bail!("stopped by {name}")),
     };
     if let (Ok(kept), true) = (&outcome, options.keep) {
@@ -54,9 +56,9 @@ struct Kept {
     stopped: String,
 }
 
-async fn line(parts: &mut Parts, dir: &Path) -> anyhow::Result<Kept> {
-    println!("starting simulator, imageio and gateway in {}", dir.display());
-    parts.start().await?;
+async fn line(parts: &mut Parts, dir: &Path, version: &str) -> anyhow::Result<Kept> {
+    println!("starting simulator (CloudStack {version}), imageio and gateway in {}", dir.display());
+    parts.start(version).await?;
     println!("gateway {}  imageio {}  CloudStack {}", parts.gateway, parts.imageio, parts.cloudstack);
     let ca = fs::read(parts.ca()).context("the gateway's CA")?;
     let api = Api::login(&parts.gateway, &ca, USER, PASSWORD).await?;

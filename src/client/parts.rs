@@ -51,9 +51,11 @@ impl Parts {
     }
 
     /// Starts all three. What was started stays in `self` on an error, to be stopped.
-    pub async fn start(&mut self) -> anyhow::Result<()> {
+    pub async fn start(&mut self, version: &str) -> anyhow::Result<()> {
         let sim = self.dir.join("sim");
-        let args = ["simulator", "--listen", "127.0.0.1:0", "--dir"].map(Into::into).into_iter();
+        let args = ["simulator", "--version", version, "--listen", "127.0.0.1:0", "--dir"]
+            .map(Into::into)
+            .into_iter();
         self.cloudstack = self.child("simulator", args.chain([sim.clone().into()]).collect()).await?;
         self.service = service_account(&sim.join("accounts.json"))?;
 

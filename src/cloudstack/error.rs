@@ -20,7 +20,7 @@ pub enum Error {
     /// 531 on an object: another tenant's.
     #[error("no permission: {text}")]
     Forbidden { text: String },
-    /// 431 "entity does not exist".
+    /// 431 "entity does not exist", or that its id is not to be found any more.
     #[error("no such object: {text}")]
     NotFound { text: String },
     /// 400, 430, 431, 432-as-job.
@@ -123,7 +123,7 @@ impl Error {
             401 => Self::Forbidden { text },
             432 => Self::Invalid { text },
             // `createTags` and others check the owner inside the job and answer 530 then.
-            530 if text.contains(NO_PERMISSION) => Self::Forbidden { text },
+            530 if NO_PERMISSION.iter().any(|words| text.contains(words)) => Self::Forbidden { text },
             _ => Self::from_code(code, text),
         }
     }
@@ -132,7 +132,7 @@ impl Error {
         match code {
             511 => Self::SecondFactor,
             531 => Self::Forbidden { text },
-            431 if text.contains("entity does not exist") => Self::NotFound { text },
+            431 if NO_SUCH.iter().any(|words| text.contains(words)) => Self::NotFound { text },
             400 | 430 | 431 => Self::Invalid { text },
             429 => Self::Throttled { wait: wait_in(&text) },
             532 | 535 => Self::Limit { text },
@@ -152,7 +152,12 @@ fn wait_in(text: &str) -> Duration {
         .min(LONGEST_WAIT)
 }
 
-const NO_PERMISSION: &str = "does not have permission to operate with provided resource";
+/// How the checks that run inside a job refuse.
+const NO_PERMISSION: &[&str] =
+    &["does not have permission to operate with provided resource", "Account does not have permission for"];
+
+/// How CloudStack says that an object is not there: never was, and no longer is.
+const NO_SUCH: &[&str] = &["entity does not exist", "Unable to find UUID for id"];
 
 /// CloudStack's default throttling interval.
 const DEFAULT_WAIT: Duration = Duration::from_secs(1);
@@ -169,6 +174,10 @@ mod tests {
         let of = |code, text: &str| Error::from_status("stopVirtualMachine", code, text.into());
         assert!(matches!(of(531, "Caller does not have permission"), Error::Forbidden { .. }));
         assert!(matches!(of(431, "… or entity does not exist or …"), Error::NotFound { .. }));
+        assert!(matches!(
+            of(431, "Unable to find UUID for id [10] of type [Volume]"),
+            Error::NotFound { .. }
+        ));
         assert!(matches!(of(431, "already attached"), Error::Invalid { .. }));
         assert!(matches!(of(432, "Unknown"), Error::NotAllowed { .. }));
         assert!(matches!(of(401, "unable to verify"), Error::SessionEnded));

@@ -4,7 +4,7 @@
 //! knowing the answer's format; the layer in `answer` writes it in the one that was asked for.
 //! CloudStack's text goes to the client where the mistake is his; ours get an id, and the log the text.
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
@@ -94,7 +94,9 @@ impl From<cloudstack::Error> for Fault {
             E::NotAllowed { .. } | E::Forbidden { .. } => Self::new(StatusCode::FORBIDDEN, text),
             E::NotFound { .. } => Self::not_found(),
             // the request is right, the instance's state is not
-            E::Invalid { .. } if text.contains(HAS_SNAPSHOTS) => Self::conflict(text),
+            E::Invalid { .. } if HAS_SNAPSHOTS.iter().any(|words| text.contains(words)) => {
+                Self::conflict(text)
+            }
             E::Invalid { .. } => Self::bad_request(text),
             E::Limit { .. } | E::Unavailable { .. } => Self::conflict(text),
             E::Throttled { wait } => {
@@ -173,6 +175,14 @@ impl From<&hostlink::Error> for Fault {
     }
 }
 
+/// The status that CloudStack's refusal becomes on a request of this method.
+pub fn status_of(error: cloudstack::Error, method: &Method) -> StatusCode {
+    match *method {
+        Method::GET | Method::HEAD | Method::DELETE => Fault::from(error).status,
+        _ => in_body(error).status,
+    }
+}
+
 /// CloudStack's refusal of something named in a request's *body*: unknown is 400 there, not 404.
 pub fn in_body(error: cloudstack::Error) -> Fault {
     match error {
@@ -196,6 +206,7 @@ impl IntoResponse for Fault {
 
 /// CloudStack's words when snapshots of an instance stand in the way of attach, detach and resize;
 /// those left behind by a failed one do so too (`cloudstack-api.md` section 5).
-const HAS_SNAPSHOTS: &str = "does not have VM snapshots";
+const HAS_SNAPSHOTS: &[&str] = &["does not have VM snapshots", "disk VM snapshots; therefore"];
+
 /// The reason the engine gives for nearly everything.
 const OPERATION_FAILED: &str = "Operation Failed";

@@ -46,6 +46,7 @@ use crate::transfer::Engine;
 
 use ask::Ask;
 use fault::Fault;
+pub use fault::status_of;
 pub use pki_resource::Certificates;
 use tracing::Instrument;
 

@@ -96,3 +96,64 @@ pub fn storage_type(pool: &str) -> StorageType {
         _ => StorageType::Posixfs,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every state of `cloudstack-api.md` 2.4, and one that nobody has heard of.
+    #[test]
+    fn states_of_instances() {
+        let table = [
+            ("Starting", VmStatus::PoweringUp, true),
+            ("Running", VmStatus::Up, true),
+            ("Stopping", VmStatus::PoweringDown, true),
+            ("Stopped", VmStatus::Down, true),
+            ("Destroyed", VmStatus::Down, false),
+            ("Expunging", VmStatus::Down, false),
+            ("Migrating", VmStatus::Migrating, true),
+            ("Error", VmStatus::Down, true),
+            ("Unknown", VmStatus::Unknown, true),
+            ("Shutdown", VmStatus::Down, true),
+            ("Restoring", VmStatus::ImageLocked, true),
+            ("Dancing", VmStatus::Unknown, true),
+            ("", VmStatus::Unknown, true),
+        ];
+        for (state, expected, exists) in table {
+            assert_eq!((vm(state), vm_exists(state)), (expected, exists), "{state}");
+        }
+    }
+
+    /// A client may work with `ok`, waits at `locked` and gives up at `illegal`.
+    #[test]
+    fn states_of_volumes() {
+        let table: [(DiskStatus, bool, &[&str]); 4] = [
+            (DiskStatus::Ok, true, &["Allocated", "Ready", "Uploaded"]),
+            (DiskStatus::Locked, true, BUSY),
+            (DiskStatus::Illegal, true, &["UploadError", "UploadAbandoned"]),
+            (DiskStatus::Illegal, false, &["Destroy", "Expunging", "Expunged"]),
+        ];
+        for (expected, exists, states) in table {
+            for state in states {
+                assert_eq!((disk(state), disk_exists(state)), (expected, exists), "{state}");
+            }
+        }
+    }
+
+    /// Somebody is at work on the volume, or it is not known what is going on.
+    const BUSY: &[&str] = &[
+        "Creating",
+        "Migrating",
+        "Snapshotting",
+        "RevertSnapshotting",
+        "Resizing",
+        "Attaching",
+        "Copying",
+        "NotUploaded",
+        "UploadInProgress",
+        "UploadOp",
+        "Restoring",
+        "Dancing",
+        "",
+    ];
+}

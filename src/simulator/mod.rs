@@ -18,6 +18,7 @@ mod rows;
 mod seed;
 mod server;
 mod snapshots;
+mod stored;
 mod volumes;
 mod wire;
 mod world;

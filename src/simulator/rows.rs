@@ -13,7 +13,7 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    fn full(&self) -> bool {
+    pub(super) fn full(&self) -> bool {
         self.caller.kind == Kind::RootAdmin
     }
 
@@ -33,7 +33,12 @@ impl View<'_> {
 
     fn tags(&self, kind: &str, id: &str) -> Vec<Value> {
         let tags = self.world.tags.iter().filter(|tag| tag.kind == kind && tag.resource == id);
-        tags.map(|tag| self.tag(tag)).collect()
+        // inside another row a tag does not say its domain's path
+        let within = |mut row: Value| {
+            row.as_object_mut().and_then(|row| row.remove("domainpath"));
+            row
+        };
+        tags.map(|tag| within(self.tag(tag))).collect()
     }
 
     pub fn tag(&self, tag: &super::world::Tag) -> Value {
@@ -76,7 +81,7 @@ impl View<'_> {
         })
     }
 
-    fn cluster_name(&self, id: &str) -> Option<&str> {
+    pub(super) fn cluster_name(&self, id: &str) -> Option<&str> {
         self.world.clusters.iter().find(|cluster| cluster.id == id).map(|cluster| cluster.name.as_str())
     }
 
@@ -149,15 +154,19 @@ impl View<'_> {
 
     pub fn template(&self, template: &super::world::Template) -> Value {
         let root = &self.world.domains[0];
-        json!({
+        let mut row = json!({
             "id": template.id, "name": template.name, "displaytext": "a guest that writes", "ispublic": true,
             "created": "2026-11-22T21:16:21+0000", "isready": true, "passwordenabled": false, "format": "QCOW2",
             "isfeatured": true, "crossZones": false, "ostypeid": template.os_type,
             "ostypename": self.os_type(&template.os_type), "account": "system", "zoneid": self.world.ids.zone,
-            "zonename": ZONE, "status": "Download Complete", "size": template.size, "templatetype": "USER",
+            "zonename": ZONE, "size": template.size, "templatetype": "USER",
             "hypervisor": "KVM", "domain": root.name, "domainpath": root.path, "domainid": root.id,
             "isextractable": false, "details": {}, "arch": "x86_64", "tags": [], "hasannotations": false,
-        })
+        });
+        if self.full() {
+            row["status"] = "Download Complete".into();
+        }
+        row
     }
 
     fn os_type(&self, id: &str) -> Option<&str> {
@@ -182,6 +191,7 @@ impl View<'_> {
             row["apikey"] = account.api_key.clone().into();
         }
         self.owner(&account.name, &mut row);
+        row.as_object_mut().and_then(|row| row.remove("domainpath"));
         row
     }
 
@@ -190,7 +200,8 @@ impl View<'_> {
         json!({
             "id": account.id, "name": account.name, "accounttype": user["accounttype"], "roletype": user["roletype"],
             "rolename": account.role, "domainid": user["domainid"], "domain": user["domain"],
-            "domainpath": user["domainpath"], "state": "enabled", "user": [user],
+            "domainpath": self.world.domain(&account.domain).map(|domain| domain.path.clone()),
+            "state": "enabled", "user": [user],
         })
     }
 
@@ -250,6 +261,7 @@ impl View<'_> {
         } else {
             row["readonlydetails"] = "dataDiskController, rootDiskController".into();
         }
+        self.surround_vm(vm, &mut row);
         row
     }
 
@@ -269,32 +281,7 @@ impl View<'_> {
                 (vm.display_name.clone().into(), vm.state.clone().into());
             row["deviceid"] = volume.device.into();
         }
-        if let Some(template) = &volume.template {
-            row["templateid"] = template.clone().into();
-        }
-        if volume.root {
-            // CloudStack shows the number of its row here
-            row["serviceofferingid"] = "13".into();
-        } else if let Some(offering) = &volume.offering {
-            let name = self.world.disk_offerings.iter().find(|known| known.id == *offering);
-            row["diskofferingid"] = offering.clone().into();
-            row["diskofferingname"] = name.map(|offering| offering.name.clone()).into();
-        }
-        if self.full() {
-            row["displayvolume"] = true.into();
-            if let Some(pool) =
-                volume.pool.as_deref().and_then(|id| self.world.pool(id)).filter(|_| volume.path.is_some())
-            {
-                (row["storage"], row["storageid"]) = (pool.name.clone().into(), pool.id.clone().into());
-                (row["storagetype"], row["hypervisor"]) = (pool.storage_type().into(), "KVM".into());
-                row["path"] = volume.path.clone().into();
-                if let Some(cluster) = &pool.cluster {
-                    (row["clusterid"], row["clustername"]) =
-                        (cluster.clone().into(), self.cluster_name(cluster).into());
-                    (row["podid"], row["podname"]) = (self.world.ids.pod.clone().into(), POD.into());
-                }
-            }
-        }
+        self.surround_volume(volume, &mut row);
         row
     }
 
@@ -361,4 +348,4 @@ fn role_id(name: &str) -> String {
 /// After so many wrong passwords a user is disabled.
 pub const MAX_FAILED: u32 = 5;
 const ZONE: &str = "sim1";
-const POD: &str = "pod-sim1";
+pub(super) const POD: &str = "pod-sim1";

@@ -18,7 +18,7 @@ pub struct Answer {
 pub fn curl(arguments: &[&str], url: &str) -> Answer {
     let output = run(
         Command::new("curl")
-            .args(["--silent", "--show-error", "--include", "--http1.1", "--max-time", "60"])
+            .args(["--silent", "--show-error", "--include", "--http1.1", "--globoff", "--max-time", "60"])
             .args(["--header", "Expect:"])
             .args(arguments)
             .arg(url),

@@ -25,6 +25,11 @@ static ALONE: Mutex<()> = Mutex::new(());
 impl Site {
     /// Starts one; the demo itself has then passed. `None`, said loudly, where there is no libvirt.
     pub fn start(test: &str) -> Option<Self> {
+        Self::of(test, "4.22")
+    }
+
+    /// In front of a certain CloudStack.
+    pub fn of(test: &str, version: &str) -> Option<Self> {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let libvirt = Command::new("virsh").args(["-c", "qemu:///system", "list"]).output();
         if !libvirt.is_ok_and(|output| output.status.success()) {
@@ -34,7 +39,9 @@ impl Site {
         let dir = tempfile::Builder::new().prefix("og-").tempdir().expect("temp dir");
         let work = dir.path().join("site");
         let output = run(
-            Command::new(env!("CARGO_BIN_EXE_ovirt-gateway")).args(["demo", "--keep", "--dir"]).arg(&work),
+            Command::new(env!("CARGO_BIN_EXE_ovirt-gateway"))
+                .args(["demo", "--keep", "--cloudstack", version, "--dir"])
+                .arg(&work),
             Duration::from_secs(180),
         );
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
