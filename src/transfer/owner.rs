@@ -5,7 +5,7 @@
 
 use crate::auth::Role;
 use crate::cloudstack::Params;
-use crate::cloudstack::types::Account;
+use crate::cloudstack::types::{Account, Domain};
 
 use super::core::Who;
 use super::{Error, Owner};
@@ -59,7 +59,7 @@ async fn account(who: &Who, owner: &Owner) -> Result<Option<Belongs>, Error> {
     if owner.domain_id.as_deref().is_some_and(own) {
         return Ok(Some(Belongs::Caller));
     }
-    let domains = who.client.domains(Params::new()).await?;
+    let domains = domains(who).await?;
     let by_id = domains.iter().find(|domain| Some(&domain.id) == owner.domain_id.as_ref());
     let path = owner.domain.as_deref().map(|path| path.trim_matches('/'));
     let by_path = || domains.iter().find(|domain| path.is_some() && domain.path.as_deref() == path);
@@ -77,6 +77,21 @@ async fn account(who: &Who, owner: &Owner) -> Result<Option<Belongs>, Error> {
         }
     }
     Ok(Some(Belongs::Account { account, domain_id: domain.id.clone() }))
+}
+
+/// Those that the caller may list; a plain user's role has no such command, but his account tells the
+/// path of his own one.
+async fn domains(who: &Who) -> Result<Vec<Domain>, Error> {
+    if who.client.apis().await?.allows("listDomains") {
+        return Ok(who.client.domains(Params::new()).await?);
+    }
+    let user = &who.user;
+    let params = Params::new().set("name", &user.account).set("domainid", &user.domain_id);
+    let accounts = who.client.accounts(params).await?;
+    let own = accounts.into_iter().filter(|row| row.name == user.account);
+    Ok(own
+        .map(|row| Domain { id: user.domain_id.clone(), path: row.domainpath, ..Domain::default() })
+        .collect())
 }
 
 async fn project(who: &Who, owner: &Owner) -> Result<Option<Belongs>, Error> {

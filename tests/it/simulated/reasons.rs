@@ -143,11 +143,6 @@ pub const REASONS: &[Reason] = &[
 
 /// Refusals that are not the recorded ones, in the order of the table above, and why.
 pub const REFUSED_OTHERWISE: &[(&str, &str)] = &[
-    (
-        "forbidden-listConfigurations-alice",
-        "the simulator has no such command, and says so as for any unknown one",
-    ),
-    ("inv-listdomains-alice", "a user of the simulator may list his own domain"),
     ("pagesize-501", "the inner code differs, which nothing reads: status, code and text are the same"),
     ("pagesize-minus1", "one text for all odd pages: same status and code"),
     ("listapis-startBackup", "another text for an unknown command in listApis: same status and codes"),
