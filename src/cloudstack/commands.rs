@@ -1,8 +1,9 @@
 //! The commands the gateway uses most, with their answers' types, and what each list must be told.
 
 use super::types::{
-    Account, Cluster, DiskOffering, Domain, Event, Host, Network, OsType, Project, ServiceOffering, Snapshot,
-    StoragePool, Tag, Template, User, VirtualMachine, VmSnapshot, Volume, Zone,
+    Account, AffinityGroup, Cluster, DiskOffering, Domain, Event, Host, Network, OsType, Project,
+    ServiceOffering, Snapshot, StoragePool, Tag, Template, User, UserData, VirtualMachine, VmSnapshot,
+    Volume, Zone,
 };
 use super::{Client, Error, Params};
 
@@ -47,6 +48,8 @@ lists! {
     events: Event = "listEvents"["event"];
     accounts: Account = "listAccounts"["account"];
     projects / project: Project = "listProjects"["project"];
+    affinity_groups: AffinityGroup = "listAffinityGroups"["affinitygroup"];
+    all_user_data / user_data: UserData = "listUserData"["userdata"];
     domains / domain: Domain = "listDomains"["domain"];
     snapshots / snapshot: Snapshot = "listSnapshots"["snapshot"];
     vm_snapshots: VmSnapshot = "listVMSnapshot"["vmSnapshot"];

@@ -75,7 +75,17 @@ answer!(Nic {
     #[serde(deserialize_with = "lenient")] mtu: Option<u32>,
 });
 
-answer!(AffinityGroup { id: String, name: String });
+answer!(AffinityGroup {
+    id: String, name: String, account: Option<String>, domainid: Option<String>, projectid: Option<String>,
+});
+
+answer!(
+    /// Without what it says: that may be secret.
+    UserData {
+        id: String, name: Option<String>, account: Option<String>, domainid: Option<String>,
+        projectid: Option<String>,
+    }
+);
 
 answer!(VirtualMachine {
     id: String, name: String, displayname: Option<String>, instancename: Option<String>,

@@ -151,6 +151,15 @@ pub const USER: &[Need] = &[
     need("startVirtualMachine", "instances cannot be started", Severity::Warning),
     need("stopVirtualMachine", "instances cannot be stopped", Severity::Warning),
     need("rebootVirtualMachine", "instances cannot be restarted", Severity::Info),
+    need("listOsTypes", "restored instances keep the template's OS type", Severity::Info),
+    need("listAffinityGroups", "restored instances lose their affinity groups", Severity::Info),
+    need("listUserData", "restored instances lose their user data", Severity::Info),
+    need("listProjects", "instances of projects cannot be restored into them", Severity::Info),
+    need(
+        "updateDefaultNicForVirtualMachine",
+        "restored instances may have another default network",
+        Severity::Info,
+    ),
     need("resizeVolume", "disks cannot be made larger", Severity::Info),
     need("addNicToVirtualMachine", "network cards cannot be added", Severity::Info),
     need("removeNicFromVirtualMachine", "network cards cannot be removed", Severity::Info),
@@ -173,6 +182,7 @@ pub const USER: &[Need] = &[
 
 /// More that an administrator's restore for another account calls: a user has no need of it.
 pub const ADMINISTRATOR: &[Need] = &[
+    need("listDomains", "the owner in an OVF is not found by his domain's path", Severity::Info),
     need("assignVolume", "disks restored for another account cannot be handed over to it", Severity::Info),
     need("listAccounts", "disks restored for another account cannot be handed over to it", Severity::Info),
 ];

@@ -1,4 +1,4 @@
-//! Events: CloudStack's, newest first.
+//! Events: CloudStack's, and what this gateway has to tell of its restores; newest first.
 
 use axum::extract::Path;
 use axum::response::Response;
@@ -7,6 +7,7 @@ use super::ask::Ask;
 use super::fault::Fault;
 use crate::cloudstack::Params;
 use crate::cloudstack::types::Event;
+use crate::transfer::{Note, Severity};
 use crate::{map, model};
 
 /// `from` gives what came after an event, `max` that many, a UUID or `vm.id=` as search what
@@ -38,8 +39,11 @@ pub async fn list(ask: Ask) -> Result<Response, Fault> {
         }
     };
     let told = rows.iter().filter(|row| map::is_told(row)).filter(concerns);
+    let notes = ask.gateway.engine().notes_for(&ask.caller);
+    let notes = notes.iter().filter(|note| about.as_ref().is_none_or(|id| note.vm == *id)).map(told_by_us);
     let mut events: Vec<(u64, model::Event)> = told
         .filter_map(map::event)
+        .chain(notes)
         .filter_map(|event| Some((event.id.as_deref()?.parse().ok()?, event)))
         .filter(|(id, _)| from.is_none_or(|from| *id > from))
         .collect();
@@ -54,8 +58,32 @@ pub async fn one(ask: Ask, Path(id): Path<String>) -> Result<Response, Fault> {
     let after = time.0.checked_add(jiff::SignedDuration::from_secs(1)).map_err(|_| Fault::not_found())?;
     let params = Params::new().set("startdate", at(time.0)).set("enddate", at(after));
     let rows = ask.caller.client.events(params).await?;
-    let found = rows.iter().filter_map(map::event).find(|event| event.id.as_ref() == Some(&id));
+    let notes = ask.gateway.engine().notes_for(&ask.caller);
+    let mut all = rows.iter().filter_map(map::event).chain(notes.iter().map(told_by_us));
+    let found = all.find(|event| event.id.as_ref() == Some(&id));
     ask.ok(&found.ok_or_else(Fault::not_found)?)
+}
+
+/// A note of a restore, numbered as CloudStack's events are.
+fn told_by_us(note: &Note) -> model::Event {
+    let time = model::Timestamp(note.time);
+    let id = map::event_id(time, &note.id).to_string();
+    let (severity, code) = match note.severity {
+        Severity::Normal => (model::LogSeverity::Normal, 9801),
+        Severity::Warning => (model::LogSeverity::Warning, 9802),
+    };
+    model::Event {
+        href: Some(map::href::event(&id)),
+        id: Some(id),
+        description: Some(note.text.clone()),
+        code: Some(code),
+        origin: Some("oVirt gateway".to_owned()),
+        severity: Some(severity),
+        time: Some(time),
+        vm: Some(map::href::to(map::href::vm, &note.vm)),
+        user: Some(model::Ref { name: Some(note.username.clone()), ..model::Ref::default() }),
+        ..model::Event::default()
+    }
 }
 
 /// The object that a search is about.

@@ -8,12 +8,11 @@ use super::ask::Ask;
 use super::disks;
 use super::fault::Fault;
 use super::power::present;
-use crate::cloudstack::Params;
 use crate::map;
 use crate::map::ids;
-use crate::map::ovf::{self, Ovf};
+use crate::map::ovf::{self, Ovf, OvfNic};
 use crate::model::{self, BiosType, Ref};
-use crate::transfer::{CreateDisk, CreateInstance, Firmware, Reference};
+use crate::transfer::{Card, CreateDisk, CreateInstance, Firmware, Named, Owner, Reference};
 
 /// `POST /vms`, with or without an OVF: a stopped instance without disks.
 ///
@@ -32,14 +31,14 @@ pub async fn create_vm(ask: Ask, body: Bytes) -> Result<Response, Fault> {
             .map_err(|error| Fault::bad_request(format!("initialization.configuration.data: {error}")))?,
         _ => Ovf::default(),
     };
-    let request = instance(&ask, &wanted, &ovf).await?;
+    let request = instance(&wanted, &ovf)?;
     let (engine, caller) = (ask.gateway.engine().clone(), ask.caller.clone());
     let id = super::detached(async move { engine.create_instance(&caller, request).await }).await??;
     let document = ask.gateway.vm(&ask.caller, &ask.query, &id).await?;
     ask.created(&document, document.href.as_deref())
 }
 
-async fn instance(ask: &Ask, wanted: &model::Vm, ovf: &Ovf) -> Result<CreateInstance, Fault> {
+fn instance(wanted: &model::Vm, ovf: &Ovf) -> Result<CreateInstance, Fault> {
     let name = wanted.name.clone().filter(|name| !name.trim().is_empty()).or_else(|| ovf.name.clone());
     let topology = wanted.cpu.as_ref().and_then(|cpu| cpu.topology.as_ref());
     let cpus = topology.map(|topology| {
@@ -69,26 +68,44 @@ async fn instance(ask: &Ask, wanted: &model::Vm, ovf: &Ovf) -> Result<CreateInst
             Some(BiosType::I440fxSeaBios | BiosType::Q35SeaBios) => Some(Firmware::Bios),
             _ => None,
         },
-        os_type: own.os_type_id,
+        // oVirt's words for guest systems have no counterpart; others write names
+        os_type: Named {
+            id: own.os_type_id,
+            name: own.os_type.or_else(|| ovf.os.clone().filter(|os| os.contains(' '))),
+        },
         cluster: wanted.cluster.as_ref().and_then(reference),
         template: template.filter(|template| !blank(template)),
-        networks: networks(ask, ovf).await?,
-        service_offering: own.service_offering_id,
-        ..Default::default()
+        cards: cards(ovf),
+        service_offering: Named { id: own.service_offering_id, name: own.service_offering },
+        cpu_speed: own.cpu_speed,
+        details: own.details,
+        affinity_groups: own
+            .affinity_groups
+            .into_iter()
+            .map(|group| Named { id: group.id, name: group.name })
+            .collect(),
+        user_data: own.user_data_id,
+        tags: own.tags,
+        owner: Owner {
+            account: own.account,
+            domain_id: own.domain_id,
+            domain: own.domain,
+            project_id: own.project_id,
+            project: own.project,
+        },
     })
 }
 
-/// The networks of the OVF's cards, as far as this caller has them; a foreign OVF may name none.
-async fn networks(ask: &Ask, ovf: &Ovf) -> Result<Vec<String>, Fault> {
-    if ovf.nics.is_empty() {
-        return Ok(Vec::new());
-    }
-    let known = ask.caller.client.networks(Params::new()).await?;
-    let found = ovf.nics.iter().filter_map(|nic| {
-        let by_id = known.iter().find(|row| nic.network_id.as_deref() == Some(&row.id));
-        by_id.or_else(|| known.iter().find(|row| nic.network.as_deref() == Some(&row.name)))
-    });
-    Ok(found.map(|row| row.id.clone()).collect())
+/// What the OVF's cards were; a foreign one may name networks of another platform.
+fn cards(ovf: &Ovf) -> Vec<Card> {
+    let card = |nic: &OvfNic| Card {
+        network: Named { id: nic.network_id.clone(), name: nic.network.clone() },
+        mac: nic.mac.clone(),
+        ip: nic.ip.clone(),
+        ip6: nic.ip6.clone(),
+        default: nic.default,
+    };
+    ovf.nics.iter().map(card).collect()
 }
 
 /// `DELETE /vms/{id}`: the disks go with it unless `detach_only`.

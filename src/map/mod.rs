@@ -22,7 +22,7 @@ mod vm;
 
 pub use api::{Count, Summary, api};
 pub use disk::{disk, disk_attachment};
-pub use event::{event, event_time, is_told};
+pub use event::{event, event_id, event_time, is_told};
 pub use host::{cluster, data_center, host};
 pub use job::job;
 pub use names::unique_names;

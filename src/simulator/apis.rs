@@ -151,6 +151,8 @@ const APIS: &[Api] = &[
     api("listTags", ALL, SYNC, "resourcetype resourceid key value listall projectid"),
     api("listServiceOfferings", ALL, SYNC, "id name cpunumber memory zoneid"),
     api("listDiskOfferings", ALL, SYNC, "id name zoneid"),
+    api("listAffinityGroups", ALL, SYNC, "id name listall projectid"),
+    api("listUserData", ALL, SYNC, "id name listall projectid"),
     api("listOsTypes", ALL, SYNC, "id description"),
     api("listTemplates", ALL, SYNC, "templatefilter id name zoneid listall projectid"),
     api("listIsos", ALL, SYNC, "isofilter id name zoneid"),

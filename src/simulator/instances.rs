@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
+use super::cards;
 use super::cloud::Cloud;
 use super::rows::View;
-use super::seed;
 use super::wire::{Params, Refusal};
-use super::world::{Account, Kind, Network, Tag, Vm, Volume, World, id, now};
+use super::world::{Account, Kind, Tag, Vm, Volume, World, id, now};
 
 /// What a job is about, and whether the command made it.
 pub type Prepared = (Option<(String, String)>, bool);
@@ -142,15 +142,18 @@ fn deploy(world: &mut World, caller: &Account, params: &Params) -> Result<String
             ),
         ));
     }
-    let networks = match blank && params.text("networkids").is_none() {
-        true => Vec::new(),
-        false => networks(world, &owner, params)?,
-    };
+    let networks =
+        match blank && params.text("networkids").or(params.text("iptonetworklist[0].networkid")).is_none() {
+            true => Vec::new(),
+            false => cards::wanted(world, &owner, params)?,
+        };
+    let affinity_groups = registered(world, &owner, "affinitygroupids", params)?;
+    let user_data = registered(world, &owner, "userdataid", params)?.pop();
     let seq = world.number();
     let vm_id = params.text("customid").map_or_else(id, str::to_owned);
     let name = name.unwrap_or_else(|| format!("VM-{vm_id}"));
     let nics: Vec<_> =
-        networks.iter().zip(0..).map(|(network, device)| seed::nic(world, network, seq, device)).collect();
+        networks.iter().zip(0..).map(|(wanted, device)| cards::make(world, wanted, seq, device)).collect();
     let boot = params
         .text("boottype")
         .map(|kind| (kind.to_owned(), params.text("bootmode").unwrap_or("legacy").to_owned()));
@@ -173,6 +176,8 @@ fn deploy(world: &mut World, caller: &Account, params: &Params) -> Result<String
         details: details.into_iter().filter(|(key, _)| visible(key)).collect(),
         boot,
         ever_started: false,
+        affinity_groups,
+        user_data,
         host: None,
     };
     if let Some(volume) = params.text("volumeid").and_then(|id| world.volumes.get_mut(id)) {
@@ -207,24 +212,16 @@ fn deploy(world: &mut World, caller: &Account, params: &Params) -> Result<String
     Ok(vm_id)
 }
 
-/// The networks of a new instance; without any, one is made for the owner, as the real one does.
-fn networks(world: &mut World, owner: &str, params: &Params) -> Result<Vec<String>, Refusal> {
-    let Some(given) = params.text("networkids") else {
-        let network = Network { id: id(), name: format!("{owner}-network"), owner: Some(owner.to_owned()) };
-        let made = network.id.clone();
-        world.networks.push(network);
-        return Ok(vec![made]);
-    };
-    let known = |id: &str| {
-        world
-            .networks
-            .iter()
-            .any(|row| row.id == id && row.owner.as_deref().is_none_or(|network| network == owner))
-    };
-    match given.split(',').find(|id| !known(id)) {
-        Some(id) => Err(Refusal::no_such("deployVirtualMachine", "networkids", id)),
-        None => Ok(given.split(',').map(str::to_owned).collect()),
-    }
+/// Groups or user data that the owner may name.
+fn registered(world: &World, owner: &str, param: &str, params: &Params) -> Result<Vec<String>, Refusal> {
+    let rows = if param == "userdataid" { &world.user_data } else { &world.affinity_groups };
+    let ids = params.text(param).unwrap_or_default().split(',').filter(|id| !id.is_empty());
+    let checked = ids.map(|id| match rows.iter().find(|row| row.id == id) {
+        None => Err(Refusal::no_such("deployVirtualMachine", param, id)),
+        Some(row) if row.account != owner => Err(Refusal::foreign()),
+        Some(row) => Ok(row.id.clone()),
+    });
+    checked.collect()
 }
 
 fn is_host_name(name: &str) -> bool {
@@ -318,10 +315,13 @@ pub async fn perform(
                     return Err(Refusal::no_such("addNicToVirtualMachine", "networkid", &network));
                 }
                 let (number, device) = world.vms.get(vm).map_or((0, 0), |vm| (vm.number, vm.nics.len()));
-                let mut nic = seed::nic(world, &network, number, u32::try_from(device).unwrap_or(0));
-                if let Some(mac) = params.text("macaddress") {
-                    nic.mac = mac.to_owned();
-                }
+                let wanted = cards::Wanted {
+                    network: network.clone(),
+                    ip: params.text("ipaddress").map(str::to_owned),
+                    mac: params.text("macaddress").map(str::to_owned),
+                };
+                cards::check(world, &wanted, 530)?;
+                let mut nic = cards::make(world, &wanted, number, u32::try_from(device).unwrap_or(0));
                 let Some(vm) = world.vms.get_mut(vm) else { return Ok(()) };
                 if vm.nics.iter().any(|known| known.network == network) {
                     return Err(Refusal::new(530, "A NIC already exists for VM in network"));

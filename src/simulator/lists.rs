@@ -110,6 +110,15 @@ pub fn rows(
             let users = world.accounts.iter().filter(|account| world.sees(caller, &account.name));
             ("user", users.map(|account| view.user(account)).collect())
         }
+        "listAffinityGroups" => ("affinitygroup", registered(view, &world.affinity_groups)),
+        "listUserData" => {
+            if let Some(id) = params.text("id")
+                && !world.user_data.iter().any(|row| row.id == id)
+            {
+                return Err(Refusal::no_such("listUserData", "id", id));
+            }
+            ("userdata", registered(view, &world.user_data))
+        }
         "listAccounts" => {
             let seen = world.accounts.iter().filter(|account| world.sees(caller, &account.name));
             ("account", seen.map(|account| view.account(account)).collect())
@@ -148,6 +157,13 @@ pub fn capabilities(version: Version) -> Value {
         "kvmsnapshotenabled": true, "allowuserviewdestroyedvm": false, "allowuserexpungerecovervm": false,
         "allowuserexpungerecovervolume": true, "allowuserforcestopvm": true,
     }})
+}
+
+fn registered(view: View<'_>, rows: &[super::world::Registered]) -> Vec<Value> {
+    rows.iter()
+        .filter(|row| view.world.sees(view.caller, &row.account))
+        .map(|row| view.registered(row))
+        .collect()
 }
 
 fn virtual_machines(view: View<'_>, params: &Params) -> Result<Vec<Value>, Refusal> {

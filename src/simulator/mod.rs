@@ -6,6 +6,7 @@
 
 mod accounts;
 mod apis;
+mod cards;
 mod cloud;
 mod domain;
 mod fault;

@@ -131,13 +131,14 @@ impl View<'_> {
     pub fn offering(&self, offering: &super::world::Offering) -> Value {
         let mut row = json!({
             "id": offering.id, "name": offering.name, "state": "Active", "displaytext": offering.name,
-            "cpuspeed": offering.mhz, "created": "2026-11-22T21:07:25+0000", "storagetype": "shared",
+            "created": "2026-11-22T21:07:25+0000", "storagetype": "shared",
             "provisioningtype": "thin", "offerha": false, "limitcpuuse": false, "isvolatile": false, "issystem": false,
             "defaultuse": false, "iscustomized": offering.cpus.is_none(), "diskofferingstrictness": false,
             "encryptroot": false, "hasannotations": false,
         });
         if let (Some(cpus), Some(memory)) = (offering.cpus, offering.memory) {
             (row["cpunumber"], row["memory"]) = (cpus.into(), memory.into());
+            row["cpuspeed"] = offering.mhz.into();
         }
         row
     }
@@ -214,6 +215,18 @@ impl View<'_> {
         })
     }
 
+    /// An affinity group, or registered user data without what it says.
+    pub fn registered(&self, row: &super::world::Registered) -> Value {
+        let mut value = json!({"id": row.id, "name": row.name});
+        self.owner(&row.account, &mut value);
+        value
+    }
+
+    fn groups(&self, vm: &Vm) -> Vec<Value> {
+        let groups = self.world.affinity_groups.iter().filter(|row| vm.affinity_groups.contains(&row.id));
+        groups.map(|row| self.registered(row)).collect()
+    }
+
     pub fn vm(&self, vm: &Vm) -> Value {
         let template = self.world.templates.iter().find(|template| template.id == vm.template);
         let offering = self.world.offerings.iter().find(|offering| offering.id == vm.offering);
@@ -230,11 +243,14 @@ impl View<'_> {
             "osdisplayname": self.os_type(&vm.os_type), "rootdeviceid": 0, "rootdevicetype": "ROOT",
             "securitygroup": [], "nic": vm.nics.iter().map(|nic| self.nic(nic)).collect::<Vec<_>>(),
             "hypervisor": "KVM", "details": vm.details,
-            "affinitygroup": [], "isdynamicallyscalable": false, "deleteprotection": false, "bootmode": boot.1,
+            "affinitygroup": self.groups(vm), "isdynamicallyscalable": false, "deleteprotection": false, "bootmode": boot.1,
             "boottype": boot.0, "receivedbytes": 0, "sentbytes": 0, "tags": self.tags("UserVm", &vm.id),
             "hasannotations": false,
         });
         self.owner(&vm.account, &mut row);
+        if let Some(id) = &vm.user_data {
+            row["userdataid"] = id.clone().into();
+        }
         if self.full() {
             row["instancename"] = self.world.instance_name(vm).into();
             row["displayvm"] = true.into();

@@ -9,8 +9,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::images::TEMPLATE_SIZE;
 use super::rows::MAX_FAILED;
 use super::world::{
-    Account, Cluster, DiskOffering, Domain, Host, Ids, Kind, Network, Nic, Offering, Pool, Project, Template,
-    Vm, Volume, World, id, now,
+    Account, Cluster, DiskOffering, Domain, Host, Ids, Kind, Network, Nic, Offering, Pool, Project,
+    Registered, Template, Vm, Volume, World, id, now,
 };
 
 /// A new world below `dir`, with so many instances. Files are made later.
@@ -110,6 +110,8 @@ pub fn world(dir: &Path, instances: usize, hosts: u8) -> World {
     };
     let offering =
         |name: &str, cpus, memory| Offering { id: id(), name: name.to_owned(), cpus, mhz: 500, memory };
+    let registered =
+        |name: &str, account: &str| Registered { id: id(), name: name.into(), account: account.into() };
     let mut world = World {
         ids: Ids { zone: id(), pod: id(), management: id() },
         domains: domains.into(),
@@ -127,6 +129,8 @@ pub fn world(dir: &Path, instances: usize, hosts: u8) -> World {
         ],
         networks: vec![Network { id: id(), name: "shared1".into(), owner: None }],
         os_types,
+        affinity_groups: vec![registered("apart", "alice"), registered("apart", "bob")],
+        user_data: vec![registered("cloud-init", "alice"), registered("cloud-init", "bob")],
         vms: BTreeMap::new(),
         volumes: BTreeMap::new(),
         tags: Vec::new(),
@@ -169,6 +173,8 @@ fn instance(world: &mut World, index: usize) {
         details: BTreeMap::new(),
         boot: None,
         ever_started: index < 3,
+        affinity_groups: Vec::new(),
+        user_data: None,
         host: None,
     };
     for device in 0..=u32::from(index < 3) {

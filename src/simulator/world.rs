@@ -23,6 +23,8 @@ pub struct World {
     pub disk_offerings: Vec<DiskOffering>,
     pub networks: Vec<Network>,
     pub os_types: Vec<(String, String)>,
+    pub affinity_groups: Vec<Registered>,
+    pub user_data: Vec<Registered>,
     pub vms: BTreeMap<String, Vm>,
     pub volumes: BTreeMap<String, Volume>,
     pub tags: Vec<Tag>,
@@ -171,6 +173,14 @@ pub struct Network {
     pub owner: Option<String>,
 }
 
+/// Something of an account that instances name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Registered {
+    pub id: String,
+    pub name: String,
+    pub account: String,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Vm {
     pub id: String,
@@ -190,6 +200,8 @@ pub struct Vm {
     pub details: BTreeMap<String, String>,
     pub boot: Option<(String, String)>,
     pub ever_started: bool,
+    pub affinity_groups: Vec<String>,
+    pub user_data: Option<String>,
     /// Where it runs.
     pub host: Option<String>,
 }

@@ -13,6 +13,7 @@ use crate::cloudstack::Client;
 use crate::hostlink::{self, HostLink};
 use crate::state::{Backup, Transfer};
 
+use super::notes::Notes;
 use super::phase::{self, BackupEvent, TransferEvent};
 use super::seen::Seen;
 use super::undo::Working;
@@ -26,6 +27,7 @@ pub(super) struct Core {
     touched: Mutex<HashMap<String, Instant>>,
     started: Instant,
     pub(super) working: Working,
+    pub(super) notes: Notes,
     pub(super) seen: Seen,
 }
 
@@ -51,6 +53,7 @@ impl Core {
             touched: Mutex::default(),
             started: Instant::now(),
             working: Working::default(),
+            notes: Notes::default(),
             seen: Seen::default(),
         })
     }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::core::{Core, Who};
 use super::{
-    BackupConfig, CreateDisk, CreateInstance, Error, RestoreConfig, StartBackup, StartTransfer, owned, ticket,
+    BackupConfig, CreateDisk, CreateInstance, Error, Note, RestoreConfig, StartBackup, StartTransfer, owned,
+    ticket,
 };
-use crate::auth::{Caller, HmacSecret};
+use crate::auth::{Caller, HmacSecret, Role};
 use crate::cloudstack::Client;
 use crate::cloudstack::types::Volume;
 use crate::hostlink::HostLink;
@@ -198,6 +199,19 @@ impl Engine {
     /// Why an instance with these disks must not be started: one is not written to its end.
     pub async fn half_restored(&self, disks: &[&str]) -> Result<Option<String>, Error> {
         self.core.half_restored(disks).await
+    }
+
+    /// What these instances' users should know of their restores, for callers who were shown them;
+    /// oldest first.
+    pub fn notes(&self, vms: &[&str]) -> Vec<Note> {
+        self.core.notes.select(|note| vms.contains(&note.vm.as_str()))
+    }
+
+    /// What the caller should know of his account's restores, and a root administrator of all.
+    pub fn notes_for(&self, caller: &Caller) -> Vec<Note> {
+        let user = &caller.user;
+        let own = |note: &Note| note.account == user.account && note.domain_id == user.domain_id;
+        self.core.notes.select(|note| user.role == Role::RootAdmin || own(note))
     }
 
     /// Byte-exact sizes of disks we made, as far as CloudStack's own size is what it was then.

@@ -6,14 +6,16 @@
 
 use std::sync::Arc;
 
-use crate::cloudstack::types::{Network, Template};
+use crate::cloudstack::types::Template;
 use crate::cloudstack::{self, Client, Params};
 
 use super::core::{Core, Who};
 use super::disk::{id_of, unreadable};
-use super::offering::{Sized, choose};
+use super::likeness::Likeness;
+use super::notes::Severity;
+use super::offering::{Sized, Wanted, choose};
 use super::undo::Work;
-use super::{CreateInstance, Error, Firmware, Owner, Reference, owned};
+use super::{CreateInstance, Error, Firmware, Reference, owned};
 
 impl Core {
     pub(super) async fn create_instance(
@@ -35,14 +37,13 @@ impl Core {
             Some(_) => None,
             None => Some(self.template_for(client, &zone, request.template.as_ref()).await?),
         };
-        let network = self.network_for(client, &zone, &request.networks).await?;
+        let likeness = self.likeness(&who, &zone, &request).await?;
         let sized = self.offering_for(client, &request).await?;
         let name = free_name(client, &request.name).await?;
         let mut params = Params::new()
             .set("zoneid", &zone)
             .maybe("templateid", template.map(|template| template.id))
             .set("serviceofferingid", &sized.offering)
-            .set("networkids", network.id)
             .set("name", name)
             .set("displayname", request.description.as_deref().unwrap_or(&request.name))
             .set("startvm", "false");
@@ -52,37 +53,30 @@ impl Core {
         for (key, value) in sized.details {
             params = params.set(format!("details[0].{key}"), value);
         }
-        for (key, value) in &request.details {
-            if KEPT_DETAILS.contains(&key.as_str()) {
-                params = params.set(format!("details[0].{key}"), value);
-            }
-        }
         params = match request.firmware {
             None | Some(Firmware::Bios) => params,
             Some(Firmware::Uefi) => params.set("boottype", "UEFI").set("bootmode", "LEGACY"),
             Some(Firmware::UefiSecure) => params.set("boottype", "UEFI").set("bootmode", "SECURE"),
         };
-        params = match &request.owner {
-            None => params,
-            Some(Owner::Account { account, domain_id }) => {
-                params.set("account", account).set("domainid", domain_id)
-            }
-            Some(Owner::Project { id }) => params.set("projectid", id),
-        };
         let mut work = Work::new(&self);
-        let made = self.deploy(&who, params, &request, &mut work).await;
-        work.settle(&self, made).await
+        let made = self.deploy(&who, params, likeness, &request, &mut work).await;
+        let id = work.settle(&self, made).await?;
+        if let Some(text) = sized.note {
+            self.notes.add(&who.user, &id, Severity::Warning, text);
+        }
+        Ok(id)
     }
 
     async fn deploy(
         &self,
         who: &Who,
         params: Params,
+        mut likeness: Likeness,
         request: &CreateInstance,
         work: &mut Work,
     ) -> Result<String, Error> {
         let client = &who.client;
-        let submitted = work.submit(self, client, "deployVirtualMachine", params).await?;
+        let submitted = likeness.deploy(self, client, work, &params).await?;
         if let Some(id) = &submitted.id {
             work.instance(self, id).await?;
         }
@@ -98,9 +92,7 @@ impl Core {
                 client.run("deleteVolume", Params::new().set("id", &volume.id)).await?;
             }
         }
-        if let Some(os) = &request.os_type {
-            client.query("updateVirtualMachine", Params::new().set("id", &id).set("ostypeid", os)).await?;
-        }
+        likeness.finish(self, who, &id).await;
         Ok(id)
     }
 
@@ -150,34 +142,15 @@ impl Core {
         found.ok_or_else(|| Error::NoSuch { what: "template", id: name.to_owned() })
     }
 
-    /// Never none: CloudStack would make a network.
-    async fn network_for(&self, client: &Client, zone: &str, wanted: &[String]) -> Result<Network, Error> {
-        let mut networks = client.networks(Params::new().set("zoneid", zone)).await?;
-        networks.retain(|network| network.issystem != Some(true) && network.canusefordeploy != Some(false));
-        networks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        let configured = self.parts.restore.network.as_deref();
-        // An old document may name networks that are gone: the next one does.
-        let named = wanted.iter().find_map(|id| networks.iter().find(|network| network.id == *id));
-        let fallback = || match configured {
-            Some(text) => networks.iter().find(|network| network.id == text || network.name == text),
-            None => networks.first(),
-        };
-        named.or_else(fallback).cloned().ok_or_else(|| {
-            Error::conflict("there is no network for the instance: make one, or set [restore] network")
-        })
-    }
-
     async fn offering_for(&self, client: &Client, request: &CreateInstance) -> Result<Sized, Error> {
         let offerings = client.service_offerings(Params::new()).await?;
         let configured = self.parts.restore.offering.as_deref();
         let memory = request.memory.map(|bytes| bytes.div_ceil(MIB).max(1));
-        choose(offerings, request.service_offering.as_deref(), configured, request.cpus, memory).ok_or_else(
-            || {
-                Error::conflict(
-                    "no service offering fits the instance's CPUs and memory: set [restore] offering",
-                )
-            },
-        )
+        let named = &request.service_offering;
+        let wanted = Wanted { named, configured, cpus: request.cpus, memory, speed: request.cpu_speed };
+        choose(&offerings, wanted).ok_or_else(|| {
+            Error::conflict("no service offering fits the instance's CPUs and memory: set [restore] offering")
+        })
     }
 
     pub(super) async fn delete_instance(
@@ -261,9 +234,6 @@ fn host_name(wanted: &str) -> String {
     name.trim_end_matches('-').to_owned()
 }
 
-/// What our own section of an OVF may carry over: how the disks and NICs were seen by the guest.
-const KEPT_DETAILS: &[&str] =
-    &["rootDiskController", "dataDiskController", "nicAdapter", "keyboard", "video.hardware", "video.ram"];
 /// What 4.23's flag has in its name (`cloudstack-api.md` section 4, 2).
 const BLANK: &str = "blank";
 const LONGEST_NAME: usize = 63;

@@ -6,6 +6,7 @@
 
 mod attach;
 mod backup;
+mod cards;
 mod config;
 mod core;
 mod disk;
@@ -13,8 +14,11 @@ mod engine;
 mod error;
 mod image;
 mod instance;
+mod likeness;
+mod notes;
 mod offering;
 mod owned;
+mod owner;
 pub mod phase;
 mod place;
 mod request;
@@ -27,4 +31,7 @@ mod undo;
 pub use config::{BackupConfig, RestoreConfig};
 pub use engine::{Engine, Parts};
 pub use error::Error;
-pub use request::{CreateDisk, CreateInstance, Firmware, Owner, Reference, StartBackup, StartTransfer};
+pub use notes::{Note, Severity};
+pub use request::{
+    Card, CreateDisk, CreateInstance, Firmware, Named, Owner, Reference, StartBackup, StartTransfer,
+};

@@ -48,11 +48,33 @@ pub struct CreateDisk {
     pub disk_offering: Option<String>,
 }
 
-/// Who shall own a new object, where that is not the caller.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owner {
-    Account { account: String, domain_id: String },
-    Project { id: String },
+/// Something known by its id, and by its name where the id is another cloud's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Named {
+    pub id: Option<String>,
+    pub name: Option<String>,
+}
+
+/// Who had what is restored, as far as its document says; nothing is the caller.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Owner {
+    pub account: Option<String>,
+    pub domain_id: Option<String>,
+    /// `ROOT/acme`.
+    pub domain: Option<String>,
+    pub project_id: Option<String>,
+    pub project: Option<String>,
+}
+
+/// A card of the instance that was.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Card {
+    pub network: Named,
+    /// In lower case, as the addresses.
+    pub mac: Option<String>,
+    pub ip: Option<String>,
+    pub ip6: Option<String>,
+    pub default: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,14 +96,19 @@ pub struct CreateInstance {
     pub memory: Option<u64>,
     pub firmware: Option<Firmware>,
     /// CloudStack's guest OS type.
-    pub os_type: Option<String>,
+    pub os_type: Named,
     pub cluster: Option<Reference>,
     /// A template to keep the disk of; without one the instance is made diskless.
     pub template: Option<Reference>,
-    /// CloudStack network ids in the order of the NICs; one is made for the first.
-    pub networks: Vec<String>,
-    /// What our own section of an OVF says, where the caller may.
-    pub service_offering: Option<String>,
+    /// In the order of their devices; without any, one is made in a network that is there.
+    pub cards: Vec<Card>,
+    pub service_offering: Named,
+    /// MHz, for an offering that leaves it open.
+    pub cpu_speed: Option<u32>,
     pub details: BTreeMap<String, String>,
-    pub owner: Option<Owner>,
+    pub affinity_groups: Vec<Named>,
+    /// The id of registered user data.
+    pub user_data: Option<String>,
+    pub tags: Vec<(String, String)>,
+    pub owner: Owner,
 }

@@ -3,7 +3,8 @@
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event};
 
-use super::{BIOS_NUMBERS, CloudStack, GIB, Ovf, OvfDisk, OvfNic};
+use super::{GIB, Ovf, clean, machine};
+use crate::map::ids;
 
 /// Fails only when the machine has no memory left to write to.
 pub fn write(ovf: &Ovf) -> std::io::Result<String> {
@@ -14,7 +15,7 @@ pub fn write(ovf: &Ovf) -> std::io::Result<String> {
         networks(out, ovf)?;
         disk_section(out, ovf)?;
         out.within("Content", &[("ovf:id", "out"), ("xsi:type", "ovf:VirtualSystem_Type")], |out| {
-            content(out, ovf)
+            machine::write(out, ovf)
         })
     })?;
     Ok(String::from_utf8_lossy(&out.0.into_inner()).into_owned())
@@ -52,6 +53,7 @@ fn networks(out: &mut Out, ovf: &Ovf) -> std::io::Result<()> {
 fn disk_section(out: &mut Out, ovf: &Ovf) -> std::io::Result<()> {
     out.within("Section", &[("xsi:type", "ovf:DiskSection_Type")], |out| {
         out.text("Info", "List of Virtual Disks")?;
+        let snapshot = ids::active_snapshot(ovf.id.as_deref().unwrap_or_default());
         for disk in &ovf.disks {
             let gibibytes = disk.size.unwrap_or(0).div_ceil(GIB).to_string();
             let file = format!("{0}/{0}", disk.id);
@@ -59,6 +61,7 @@ fn disk_section(out: &mut Out, ovf: &Ovf) -> std::io::Result<()> {
                 ("ovf:diskId", disk.id.as_str()),
                 ("ovf:size", &gibibytes),
                 ("ovf:actual_size", &gibibytes),
+                ("ovf:vm_snapshot_id", &snapshot),
                 ("ovf:parentRef", ""),
                 ("ovf:fileRef", &file),
                 ("ovf:format", "http://www.vmware.com/specifications/vmdk.html#sparse"),
@@ -80,129 +83,10 @@ fn disk_section(out: &mut Out, ovf: &Ovf) -> std::io::Result<()> {
     })
 }
 
-fn content(out: &mut Out, ovf: &Ovf) -> std::io::Result<()> {
-    out.maybe("Name", ovf.name.as_deref())?;
-    out.maybe("Description", ovf.description.as_deref())?;
-    out.text("Comment", "")?;
-    for (tag, value) in FIXED {
-        out.text(tag, value)?;
-    }
-    if let Some(memory) = ovf.memory_mib {
-        out.text("MinAllocatedMem", &memory.to_string())?;
-        out.text("MaxMemorySizeMb", &memory.to_string())?;
-    }
-    let number = BIOS_NUMBERS.iter().find(|(_, bios)| Some(*bios) == ovf.bios).map(|(number, _)| *number);
-    out.maybe("BiosType", number)?;
-    if let Some(template) = ovf.cloudstack.as_ref().and_then(|own| own.template_id.as_deref()) {
-        out.text("TemplateId", template)?;
-        out.text("OriginalTemplateId", template)?;
-    }
-    let id = ovf.id.as_deref().unwrap_or_default();
-    out.within("Section", &[("ovf:id", id), ("xsi:type", "ovf:OperatingSystemSection_Type")], |out| {
-        out.text("Info", "Guest Operating System")?;
-        out.maybe("Description", ovf.os.as_deref())
-    })?;
-    out.within("Section", &[("xsi:type", "ovf:VirtualHardwareSection_Type")], |out| hardware(out, ovf))?;
-    match &ovf.cloudstack {
-        Some(own) => own_section(out, own, ovf),
-        None => Ok(()),
-    }
-}
-
-fn hardware(out: &mut Out, ovf: &Ovf) -> std::io::Result<()> {
-    out.text("Info", "Virtual hardware")?;
-    out.within("System", &[], |out| out.text("vssd:VirtualSystemType", "ENGINE 4.4.0.0"))?;
-    if let Some(cpus) = ovf.cpus {
-        let count = cpus.to_string();
-        out.item(&[
-            ("rasd:Caption", &format!("{cpus} virtual cpu")),
-            ("rasd:Description", "Number of virtual CPU"),
-            ("rasd:InstanceId", "1"),
-            ("rasd:ResourceType", "3"),
-            ("rasd:num_of_sockets", &count),
-            ("rasd:cpu_per_socket", "1"),
-            ("rasd:threads_per_cpu", "1"),
-            ("rasd:max_num_of_vcpus", &count),
-            ("rasd:VirtualQuantity", &count),
-        ])?;
-    }
-    if let Some(memory) = ovf.memory_mib {
-        out.item(&[
-            ("rasd:Caption", &format!("{memory} MB of memory")),
-            ("rasd:Description", "Memory Size"),
-            ("rasd:InstanceId", "2"),
-            ("rasd:ResourceType", "4"),
-            ("rasd:AllocationUnits", "MegaBytes"),
-            ("rasd:VirtualQuantity", &memory.to_string()),
-        ])?;
-    }
-    for disk in &ovf.disks {
-        disk_item(out, disk)?;
-    }
-    for nic in &ovf.nics {
-        nic_item(out, nic)?;
-    }
-    Ok(())
-}
-
-fn disk_item(out: &mut Out, disk: &OvfDisk) -> std::io::Result<()> {
-    out.item(&[
-        ("rasd:Caption", disk.alias.as_deref().unwrap_or_default()),
-        ("rasd:InstanceId", &disk.id),
-        ("rasd:ResourceType", "17"),
-        ("rasd:HostResource", &format!("{0}/{0}", disk.id)),
-        ("rasd:Parent", "00000000-0000-0000-0000-000000000000"),
-        ("rasd:Template", "00000000-0000-0000-0000-000000000000"),
-        ("Type", "disk"),
-        ("Device", "disk"),
-        ("BootOrder", if disk.boot { "1" } else { "0" }),
-        ("IsPlugged", "true"),
-        ("IsReadOnly", "false"),
-    ])
-}
-
-fn nic_item(out: &mut Out, nic: &OvfNic) -> std::io::Result<()> {
-    let name = nic.name.as_deref().unwrap_or_default();
-    out.item(&[
-        ("rasd:Caption", "Ethernet adapter"),
-        ("rasd:ResourceType", "10"),
-        ("rasd:ResourceSubType", "3"),
-        ("rasd:Connection", nic.network.as_deref().unwrap_or_default()),
-        ("rasd:Linked", "true"),
-        ("rasd:Name", name),
-        ("rasd:ElementName", name),
-        ("rasd:MACAddress", nic.mac.as_deref().unwrap_or_default()),
-        ("Type", "interface"),
-        ("Device", "bridge"),
-    ])
-}
-
-fn own_section(out: &mut Out, own: &CloudStack, ovf: &Ovf) -> std::io::Result<()> {
-    out.within("Section", &[("xsi:type", "ovf:CloudStackMetadata_Type")], |out| {
-        out.text("Info", "CloudStack instance")?;
-        out.maybe("Account", own.account.as_deref())?;
-        out.maybe("DomainId", own.domain_id.as_deref())?;
-        out.maybe("ProjectId", own.project_id.as_deref())?;
-        out.maybe("ZoneId", own.zone_id.as_deref())?;
-        out.maybe("ServiceOfferingId", own.service_offering_id.as_deref())?;
-        out.maybe("TemplateId", own.template_id.as_deref())?;
-        out.maybe("OsTypeId", own.os_type_id.as_deref())?;
-        out.maybe("DisplayName", own.display_name.as_deref())?;
-        for nic in &ovf.nics {
-            let attributes = [
-                ("mac", nic.mac.as_deref().unwrap_or_default()),
-                ("networkId", nic.network_id.as_deref().unwrap_or_default()),
-            ];
-            out.within("Nic", &attributes, |_| Ok(()))?;
-        }
-        Ok(())
-    })
-}
-
-struct Out(Writer<Vec<u8>>);
+pub(super) struct Out(Writer<Vec<u8>>);
 
 impl Out {
-    fn within(
+    pub(super) fn within(
         &mut self,
         tag: &str,
         attributes: &[(&str, &str)],
@@ -216,22 +100,28 @@ impl Out {
         self.0.write_event(Event::End(BytesEnd::new(tag)))
     }
 
-    fn text(&mut self, tag: &str, value: &str) -> std::io::Result<()> {
+    pub(super) fn text(&mut self, tag: &str, value: &str) -> std::io::Result<()> {
         self.within(tag, &[], |out| out.0.write_event(Event::Text(BytesText::new(&printable(value)))))
     }
 
-    fn maybe(&mut self, tag: &str, value: Option<&str>) -> std::io::Result<()> {
+    pub(super) fn maybe(&mut self, tag: &str, value: Option<&str>) -> std::io::Result<()> {
         value.map_or(Ok(()), |value| self.text(tag, value))
     }
 
-    fn item(&mut self, fields: &[(&str, &str)]) -> std::io::Result<()> {
+    /// An element with the attributes that have a value.
+    pub(super) fn empty(&mut self, tag: &str, attributes: &[(&str, Option<&str>)]) -> std::io::Result<()> {
+        let there: Vec<_> = attributes.iter().filter_map(|(key, value)| Some((*key, (*value)?))).collect();
+        self.within(tag, &there, |_| Ok(()))
+    }
+
+    pub(super) fn item(&mut self, fields: &[(&str, &str)]) -> std::io::Result<()> {
         self.within("Item", &[], |out| fields.iter().try_for_each(|(tag, value)| out.text(tag, value)))
     }
 }
 
 /// Without the characters XML has no way to write.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() || matches!(c, '\t' | '\n' | '\r')).collect()
+    text.chars().filter(|c| clean::is_printable(*c) || matches!(c, '\t' | '\n' | '\r')).collect()
 }
 
 const ENVELOPE: &[(&str, &str)] = &[
@@ -240,21 +130,4 @@ const ENVELOPE: &[(&str, &str)] = &[
     ("xmlns:vssd", "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData"),
     ("xmlns:xsi", "http://www.w3.org/2001/XMLSchema-instance"),
     ("ovf:version", "4.4.0.0"),
-];
-/// What is the same for every instance.
-const FIXED: &[(&str, &str)] = &[
-    ("DeleteProtected", "false"),
-    ("IsSmartcardEnabled", "false"),
-    ("TimeZone", "Etc/GMT"),
-    ("default_boot_sequence", "0"),
-    ("Generation", "1"),
-    ("ClusterCompatibilityVersion", "4.8"),
-    ("VmType", "1"),
-    ("IsStateless", "false"),
-    ("IsRunAndPause", "false"),
-    ("AutoStartup", "false"),
-    ("Priority", "0"),
-    ("IsBootMenuEnabled", "false"),
-    ("Origin", "3"),
-    ("DefaultDisplayType", "1"),
 ];

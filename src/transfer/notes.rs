@@ -1,0 +1,95 @@
+//! What a user should know of work that succeeded, though not in all as it was asked for: the warnings
+//! of a restore. In memory only; the newest are kept, and the log has them all.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+
+use crate::auth::User;
+
+/// Made for the instance's users to read: without what they could not see themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    pub id: String,
+    /// The instance's id.
+    pub vm: String,
+    pub time: Timestamp,
+    pub severity: Severity,
+    pub text: String,
+    /// Who did the work.
+    pub account: String,
+    pub domain_id: String,
+    pub username: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    Normal,
+    Warning,
+}
+
+/// The newest notes.
+#[derive(Debug, Default)]
+pub(super) struct Notes(Mutex<VecDeque<Note>>);
+
+impl Notes {
+    pub(super) fn add(&self, who: &User, vm: &str, severity: Severity, text: String) {
+        match severity {
+            Severity::Normal => tracing::info!(vm, text, "restored"),
+            Severity::Warning => tracing::warn!(vm, text, "restored not in all as it was"),
+        }
+        let note = Note {
+            id: uuid::Uuid::new_v4().to_string(),
+            vm: vm.to_owned(),
+            time: Timestamp::now(),
+            severity,
+            text,
+            account: who.account.clone(),
+            domain_id: who.domain_id.clone(),
+            username: who.username.clone(),
+        };
+        let mut notes = self.lock();
+        if notes.len() >= MOST_NOTES {
+            notes.pop_front();
+        }
+        notes.push_back(note);
+    }
+
+    /// Oldest first.
+    pub(super) fn select(&self, wanted: impl Fn(&Note) -> bool) -> Vec<Note> {
+        self.lock().iter().filter(|note| wanted(note)).cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Note>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const MOST_NOTES: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Role;
+
+    #[test]
+    fn the_newest_are_kept() {
+        let who = User {
+            id: "u".into(),
+            username: "alice".into(),
+            principal: "alice@acme".into(),
+            account: "alice".into(),
+            domain_id: "d".into(),
+            domain: "acme".into(),
+            role: Role::User,
+        };
+        let notes = Notes::default();
+        for number in 0..MOST_NOTES + 5 {
+            notes.add(&who, &format!("vm{}", number % 2), Severity::Warning, number.to_string());
+        }
+        assert_eq!(notes.select(|_| true).len(), MOST_NOTES);
+        let even = notes.select(|note| note.vm == "vm0");
+        assert_eq!((even.len(), even[0].text.as_str()), (500, "6"));
+    }
+}
