@@ -15,6 +15,7 @@ mod list;
 mod login;
 mod params;
 pub mod probe;
+mod service;
 mod sign;
 pub mod types;
 
@@ -25,3 +26,4 @@ pub use error::Error;
 pub use job::Submitted;
 pub use login::Login;
 pub use params::Params;
+pub use service::{Owned, Service};

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use super::ask::Ask;
 use super::fault::{self, Fault};
 use super::power::present;
-use crate::cloudstack::Params;
 use crate::cloudstack::types::{Nic, VirtualMachine, Volume};
+use crate::cloudstack::{Owned, Params};
 use crate::map::{self, ovf, status};
 use crate::model;
 
@@ -146,8 +146,8 @@ pub(super) fn ovf_of(
     Some(model::Initialization { configuration: Some(configuration), ..Default::default() })
 }
 
-async fn volumes_of(ask: &Ask, vm: &VirtualMachine) -> Result<Vec<Volume>, Fault> {
-    let mut volumes = ask.caller.client.volumes(Params::new().set("virtualmachineid", &vm.id)).await?;
+async fn volumes_of(ask: &Ask, vm: &VirtualMachine) -> Result<Vec<Owned<Volume>>, Fault> {
+    let mut volumes = ask.caller.client.own_volumes(Params::new().set("virtualmachineid", &vm.id)).await?;
     volumes.retain(|row| status::disk_exists(&row.state));
     volumes.sort_by_key(|row| (row.deviceid.unwrap_or(u32::MAX), row.id.clone()));
     Ok(volumes)

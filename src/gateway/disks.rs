@@ -6,19 +6,20 @@ use axum::extract::Path;
 use axum::response::Response;
 use bytes::Bytes;
 
+use super::Gateway;
 use super::ask::Ask;
 use super::fault::Fault;
 use super::infrastructure::{checked, named};
-use super::{Gateway, vms};
+use super::inventory::domain_of;
 use crate::auth::{Caller, Role};
-use crate::cloudstack::Params;
 use crate::cloudstack::types::Volume;
+use crate::cloudstack::{Owned, Params};
 use crate::map::{self, status};
 use crate::model;
 
 pub async fn list(ask: Ask) -> Result<Response, Fault> {
     ask.query.only_follows(&[])?;
-    let volumes = ask.caller.client.volumes(Params::new()).await?;
+    let volumes = ask.caller.client.own_volumes(Params::new()).await?;
     let rows = ask.gateway.disks(&ask.caller, volumes).await?;
     ask.ok(&ask.searched_by(rows, &["name", "alias", "id"], named)?.into_iter().collect::<model::Disks>())
 }
@@ -77,13 +78,13 @@ async fn change(ask: &Ask, volume: &Volume, wanted: model::Disk) -> Result<(), F
 }
 
 /// The volume, read live as the caller.
-pub(super) async fn present(caller: &Caller, id: &str) -> Result<Volume, Fault> {
-    let found = caller.client.volume(&checked(id)?).await?;
+pub(super) async fn present(caller: &Caller, id: &str) -> Result<Owned<Volume>, Fault> {
+    let found = caller.client.own_volume(&checked(id)?).await?;
     found.filter(|volume| status::disk_exists(&volume.state)).ok_or_else(Fault::not_found)
 }
 
 impl Gateway {
-    pub(super) async fn disk(&self, caller: &Caller, volume: Volume) -> Result<model::Disk, Fault> {
+    pub(super) async fn disk(&self, caller: &Caller, volume: Owned<Volume>) -> Result<model::Disk, Fault> {
         let disks = self.disks(caller, vec![volume]).await?;
         disks.into_iter().next().ok_or_else(Fault::not_found)
     }
@@ -92,14 +93,14 @@ impl Gateway {
     pub(super) async fn disks(
         &self,
         caller: &Caller,
-        volumes: Vec<Volume>,
+        volumes: Vec<Owned<Volume>>,
     ) -> Result<Vec<model::Disk>, Fault> {
-        let volumes: Vec<Volume> =
+        let volumes: Vec<Owned<Volume>> =
             volumes.into_iter().filter(|row| status::disk_exists(&row.state)).collect();
-        let listed: Vec<&Volume> = volumes.iter().collect();
+        let listed: Vec<&Volume> = volumes.iter().map(|row| &**row).collect();
         let (exact, pools) = tokio::try_join!(self.exact_sizes(&listed), self.pools_of(caller, &volumes))?;
         let disks = volumes.iter().map(|row| {
-            let mut row = row.clone();
+            let mut row = Volume::clone(row);
             if let Some(seen) = pools.get(&row.id) {
                 row.storageid = seen.storageid.clone();
                 row.physicalsize = row.physicalsize.or(seen.physicalsize);
@@ -114,16 +115,17 @@ impl Gateway {
     }
 
     /// The same volumes as an administrator sees them, in one list.
-    async fn pools_of(&self, caller: &Caller, volumes: &[Volume]) -> Result<HashMap<String, Volume>, Fault> {
-        let Some(service) = self.service() else { return Ok(HashMap::new()) };
-        if volumes.is_empty() || caller.user.role == Role::RootAdmin {
-            return Ok(HashMap::new());
+    async fn pools_of(
+        &self,
+        caller: &Caller,
+        volumes: &[Owned<Volume>],
+    ) -> Result<HashMap<String, Volume>, Fault> {
+        match self.service() {
+            Some(service) if caller.user.role != Role::RootAdmin => {
+                Ok(service.volumes(volumes, domain_of(caller)).await?)
+            }
+            // he has seen it all already
+            _ => Ok(HashMap::new()),
         }
-        let params = match volumes {
-            [only] => Params::new().set("id", &only.id),
-            _ => vms::owned_by(caller, Params::new()),
-        };
-        let seen = service.volumes(params).await?;
-        Ok(seen.into_iter().map(|row| (row.id.clone(), row)).collect())
     }
 }

@@ -9,7 +9,7 @@ use super::Gateway;
 use super::fault::Fault;
 use crate::auth::{Caller, Role};
 use crate::cloudstack::types::{Cluster, Host, StoragePool, VirtualMachine, Volume};
-use crate::cloudstack::{Client, Error, Params};
+use crate::cloudstack::{Error, Owned, Params, Service};
 use crate::map;
 use crate::state::Placement;
 
@@ -65,15 +65,16 @@ impl Gateway {
     async fn shown<T, F, R>(&self, caller: &Caller, fetch: F) -> Result<Shown<T>, Fault>
     where
         T: Zoned,
-        F: FnOnce(Client) -> R,
+        F: FnOnce(Service) -> R,
         R: Future<Output = Result<Vec<T>, Error>>,
     {
-        if caller.user.role == Role::RootAdmin {
-            return Ok(Shown { rows: fetch(caller.client.clone()).await?, full: true });
+        let full = caller.user.role == Role::RootAdmin;
+        let Some(service) = self.service_for(caller) else { return Ok(Shown { rows: Vec::new(), full }) };
+        if full {
+            return Ok(Shown { rows: fetch(service).await?, full });
         }
-        let Some(service) = self.service() else { return Ok(Shown { rows: Vec::new(), full: false }) };
         let zones = caller.client.zones(Params::new());
-        let (rows, zones) = tokio::try_join!(fetch(service.clone()), zones)?;
+        let (rows, zones) = tokio::try_join!(fetch(service), zones)?;
         let zones: HashSet<String> = zones.into_iter().map(|zone| zone.id).collect();
         let rows =
             rows.into_iter().filter(|row| row.zone().is_some_and(|zone| zones.contains(zone))).collect();
@@ -81,7 +82,11 @@ impl Gateway {
     }
 
     /// Where instances are: as far as administrators know, joined from bulk lists.
-    pub(super) async fn places(&self, caller: &Caller, vms: &[VirtualMachine]) -> Result<Places, Fault> {
+    pub(super) async fn places(
+        &self,
+        caller: &Caller,
+        vms: &[Owned<VirtualMachine>],
+    ) -> Result<Places, Fault> {
         let infrastructure = self.infrastructure(caller);
         let known = self.known_places(caller, vms);
         let (found, known) = tokio::try_join!(infrastructure, known)?;
@@ -111,28 +116,11 @@ impl Gateway {
     async fn known_places(
         &self,
         caller: &Caller,
-        vms: &[VirtualMachine],
+        vms: &[Owned<VirtualMachine>],
     ) -> Result<(HashMap<String, VirtualMachine>, HashMap<String, Volume>), Fault> {
-        let client = match self.service() {
-            _ if vms.is_empty() => return Ok(Default::default()),
-            _ if caller.user.role == Role::RootAdmin => &caller.client,
-            Some(service) => service,
-            None => return Ok(Default::default()),
-        };
-        // one instance is asked for by its id; many by whole lists, cut down to what the caller sees
-        let (of_vm, of_volume) = match vms {
-            [vm] => (
-                Params::new().set("id", &vm.id).set("details", "min"),
-                Params::new().set("virtualmachineid", &vm.id).set("type", "ROOT"),
-            ),
-            _ => (Params::new().set("details", "min"), Params::new().set("type", "ROOT")),
-        };
-        let (of_vm, of_volume) = (owned_by(caller, of_vm), owned_by(caller, of_volume));
-        let (seen, roots) = tokio::try_join!(client.virtual_machines(of_vm), client.volumes(of_volume))?;
-        let seen = seen.into_iter().map(|vm| (vm.id.clone(), vm)).collect();
-        let roots =
-            roots.into_iter().filter_map(|volume| Some((volume.virtualmachineid.clone()?, volume))).collect();
-        Ok((seen, roots))
+        let Some(service) = self.service_for(caller) else { return Ok(Default::default()) };
+        let within = domain_of(caller);
+        Ok(tokio::try_join!(service.instances(vms, within), service.roots(vms, within))?)
     }
 }
 
@@ -146,11 +134,7 @@ impl Places {
     }
 }
 
-/// Narrows a list of the service account to what lies in the caller's domain.
-pub fn owned_by(caller: &Caller, params: Params) -> Params {
-    match caller.user.role {
-        Role::RootAdmin => params,
-        _ if params.contains("id") || params.contains("virtualmachineid") => params,
-        _ => params.set("domainid", &caller.user.domain_id).set("isrecursive", "true"),
-    }
+/// What the service account's lists are narrowed to for a caller; a root administrator's are not.
+pub fn domain_of(caller: &Caller) -> Option<&str> {
+    (caller.user.role != Role::RootAdmin).then_some(caller.user.domain_id.as_str())
 }

@@ -40,7 +40,7 @@ use axum::routing::{get, post};
 use tower::Service;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::auth::Sessions;
+use crate::auth::{Caller, Role, Sessions};
 use crate::cloudstack;
 use crate::transfer::Engine;
 
@@ -56,7 +56,7 @@ pub struct Parts {
     pub engine: Arc<Engine>,
     /// The service account: what only an administrator may see is read with it, after the caller
     /// was shown to own the object.
-    pub service: Option<cloudstack::Client>,
+    pub service: Option<cloudstack::Service>,
     pub certificates: Certificates,
     /// How long infrastructure counts as just read.
     pub fresh: Duration,
@@ -77,8 +77,16 @@ impl Gateway {
         &self.0.engine
     }
 
-    fn service(&self) -> Option<&cloudstack::Client> {
+    fn service(&self) -> Option<&cloudstack::Service> {
         self.0.service.as_ref()
+    }
+
+    /// Who shows this caller what only administrators see: himself, if he is one.
+    fn service_for(&self, caller: &Caller) -> Option<cloudstack::Service> {
+        match caller.user.role {
+            Role::RootAdmin => Some(cloudstack::Service::new(caller.client.clone())),
+            _ => self.service().cloned(),
+        }
     }
 
     fn warm(&self) -> &warm::Warm {

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use super::Gateway;
 use super::ask::Ask;
 use super::fault::Fault;
-use crate::auth::{Caller, Role};
+use crate::auth::Caller;
 use crate::cloudstack::types::VirtualMachine;
-use crate::cloudstack::{Client, Error, Params};
+use crate::cloudstack::{Client, Error, Owned, Params};
 use crate::map::href;
 use crate::model;
 
@@ -94,23 +94,19 @@ pub(super) async fn submit(client: &Client, command: &'static str, params: Param
 }
 
 /// The instance, read live as the caller.
-pub(super) async fn present(caller: &Caller, vm: &str) -> Result<VirtualMachine, Fault> {
+pub(super) async fn present(caller: &Caller, vm: &str) -> Result<Owned<VirtualMachine>, Fault> {
     if uuid::Uuid::try_parse(vm).is_err() {
         return Err(Fault::not_found());
     }
-    caller.client.virtual_machine(vm).await?.ok_or_else(Fault::not_found)
+    caller.client.own_instance(vm).await?.ok_or_else(Fault::not_found)
 }
 
-async fn host_is_up(gateway: &Gateway, caller: &Caller, vm: &VirtualMachine) -> Result<bool, Fault> {
-    let client = match (caller.user.role == Role::RootAdmin, gateway.service()) {
-        (true, _) => &caller.client,
-        (false, Some(service)) => service,
-        // nobody here may look at hosts: CloudStack's own judgement has to do
-        (false, None) => return Ok(true),
-    };
-    let seen = client.virtual_machine(&vm.id).await?;
+async fn host_is_up(gateway: &Gateway, caller: &Caller, vm: &Owned<VirtualMachine>) -> Result<bool, Fault> {
+    // where nobody may look at hosts, CloudStack's own judgement has to do
+    let Some(service) = gateway.service_for(caller) else { return Ok(true) };
+    let seen = service.instance(vm).await?;
     let Some(host) = seen.and_then(|seen| seen.hostid) else { return Ok(true) };
-    match client.host(&host).await {
+    match service.host(&host).await {
         Ok(host) => Ok(host.is_some_and(|host| host.state.as_deref() == Some("Up"))),
         Err(Error::NotAllowed { .. }) => Ok(true),
         Err(error) => Err(error.into()),

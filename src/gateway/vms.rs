@@ -13,24 +13,22 @@ use super::power::present;
 use super::query::Query;
 use super::{Gateway, devices};
 use crate::auth::Caller;
-use crate::cloudstack::Params;
 use crate::cloudstack::types::{VirtualMachine, Volume};
+use crate::cloudstack::{Owned, Params};
 use crate::map::{self, VmContext, status};
 use crate::model;
-
-pub(super) use super::inventory::owned_by;
 
 pub async fn list(ask: Ask) -> Result<Response, Fault> {
     ask.query.only_follows(FOLLOWED)?;
     let client = &ask.caller.client;
     let volumes = async {
         match ask.query.follows("disk_attachments") || ask.query.all_content() {
-            true => client.volumes(Params::new()).await,
+            true => client.own_volumes(Params::new()).await,
             false => Ok(Vec::new()),
         }
     };
-    let (vms, volumes) = tokio::try_join!(client.virtual_machines(Params::new()), volumes)?;
-    let vms: Vec<VirtualMachine> = vms.into_iter().filter(|vm| status::vm_exists(&vm.state)).collect();
+    let (vms, volumes) = tokio::try_join!(client.own_instances(Params::new()), volumes)?;
+    let vms: Vec<Owned<VirtualMachine>> = vms.into_iter().filter(|vm| status::vm_exists(&vm.state)).collect();
     let names = map::unique_names(vms.iter().map(|vm| (vm.id.as_str(), vm.name.as_str())));
     let rows = ask.gateway.vms(&ask.caller, &ask.query, vms, volumes, &names).await?;
     let rows = ask.searched_by(rows, &["name", "id", "status", "tag"], |vm, field| match field {
@@ -89,7 +87,7 @@ impl Gateway {
         let wants_volumes = query.follows("disk_attachments") || query.all_content();
         let volumes = async {
             match wants_volumes {
-                true => caller.client.volumes(Params::new().set("virtualmachineid", &vm.id)).await,
+                true => caller.client.own_volumes(Params::new().set("virtualmachineid", &vm.id)).await,
                 false => Ok(Vec::new()),
             }
         };
@@ -98,7 +96,7 @@ impl Gateway {
             caller.client.virtual_machines(Params::new().set("name", &vm.name).set("details", "min"));
         let (volumes, namesakes) = tokio::try_join!(volumes, namesakes)?;
         let others = namesakes.iter().filter(|other| status::vm_exists(&other.state) && other.id != vm.id);
-        let all = std::iter::once(&vm).chain(others).map(|vm| (vm.id.as_str(), vm.name.as_str()));
+        let all = std::iter::once(&*vm).chain(others).map(|vm| (vm.id.as_str(), vm.name.as_str()));
         let names = map::unique_names(all);
         let rows = self.vms(caller, query, vec![vm], volumes, &names).await?;
         let vm = rows.into_iter().next().ok_or_else(Fault::not_found)?;
@@ -109,13 +107,13 @@ impl Gateway {
         &self,
         caller: &Caller,
         query: &Query,
-        vms: Vec<VirtualMachine>,
-        volumes: Vec<Volume>,
+        vms: Vec<Owned<VirtualMachine>>,
+        volumes: Vec<Owned<Volume>>,
         names: &HashMap<String, String>,
     ) -> Result<Vec<model::Vm>, Fault> {
         let places = self.places(caller, &vms);
         let attached = self.attached(caller, query, &volumes);
-        let listed: Vec<&Volume> = volumes.iter().collect();
+        let listed: Vec<&Volume> = volumes.iter().map(|row| &**row).collect();
         let exact = self.exact_sizes(&listed);
         let (places, mut attached, exact) = tokio::try_join!(places, attached, exact)?;
         let mut by_vm: HashMap<&str, Vec<&Volume>> = HashMap::new();
@@ -154,7 +152,7 @@ impl Gateway {
         &self,
         caller: &Caller,
         query: &Query,
-        volumes: &[Volume],
+        volumes: &[Owned<Volume>],
     ) -> Result<HashMap<String, model::DiskAttachments>, Fault> {
         let mut disks: HashMap<String, model::Disk> = HashMap::new();
         if query.follows("disk_attachments.disk") {
@@ -162,7 +160,8 @@ impl Gateway {
             disks = found.into_iter().filter_map(|disk| Some((disk.id.clone()?, disk))).collect();
         }
         let mut attached: HashMap<String, model::DiskAttachments> = HashMap::new();
-        let mut sorted: Vec<&Volume> = volumes.iter().filter(|row| status::disk_exists(&row.state)).collect();
+        let exists = |row: &&Volume| status::disk_exists(&row.state);
+        let mut sorted: Vec<&Volume> = volumes.iter().map(|row| &**row).filter(exists).collect();
         sorted.sort_by_key(|row| (row.deviceid.unwrap_or(u32::MAX), row.id.clone()));
         for volume in sorted {
             let Some(vm) = &volume.virtualmachineid else { continue };

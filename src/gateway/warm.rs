@@ -11,7 +11,7 @@ use super::Gateway;
 use super::fault::Fault;
 use crate::auth::{Caller, Role};
 use crate::cloudstack::types::{Cluster, Host, StoragePool};
-use crate::cloudstack::{Client, Error, Params};
+use crate::cloudstack::{Error, Params, Service};
 
 /// Clusters, hosts and pools, as an administrator sees them.
 #[derive(Debug, Default)]
@@ -41,11 +41,11 @@ impl Gateway {
     /// As the caller where he is a root administrator, else through the service account and cut down
     /// to the caller's zones, else nothing. Many who ask at once cost one read.
     pub(super) async fn infrastructure(&self, caller: &Caller) -> Result<Arc<Infrastructure>, Fault> {
+        let Some(service) = self.service_for(caller) else { return Ok(Arc::default()) };
         if caller.user.role == Role::RootAdmin {
-            return self.seen_by(&caller.user.id, caller.client.clone()).await;
+            return self.seen_by(&caller.user.id, service).await;
         }
-        let Some(service) = self.service() else { return Ok(Arc::default()) };
-        let all = self.seen_by("", service.clone());
+        let all = self.seen_by("", service);
         let (all, zones) = tokio::try_join!(all, self.zones_of(caller))?;
         let within = |zone: Option<&String>| zone.is_some_and(|zone| zones.contains(zone));
         if all.clusters.iter().all(|row| zones.contains(&row.zoneid)) {
@@ -58,13 +58,13 @@ impl Gateway {
         }))
     }
 
-    async fn seen_by(&self, eyes: &str, client: Client) -> Result<Arc<Infrastructure>, Fault> {
+    async fn seen_by(&self, eyes: &str, service: Service) -> Result<Arc<Infrastructure>, Fault> {
         let read = async {
             let kvm = || Params::new().set("hypervisor", "KVM");
             let (clusters, hosts, pools) = tokio::try_join!(
-                client.clusters(kvm()),
-                client.hosts(kvm()),
-                client.storage_pools(Params::new())
+                service.clusters(kvm()),
+                service.hosts(kvm()),
+                service.storage_pools(Params::new())
             )?;
             Ok::<_, Error>(Arc::new(Infrastructure { clusters, hosts, pools }))
         };

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ovirt_gateway::auth::{HmacSecret, Sessions};
 use ovirt_gateway::cli::Settings;
-use ovirt_gateway::cloudstack::{Client, Endpoint};
+use ovirt_gateway::cloudstack::{Client, Endpoint, Service};
 use ovirt_gateway::config::{self, Gateway as Config};
 use ovirt_gateway::gateway::{self, Certificates};
 use ovirt_gateway::hostlink::HostLink;
@@ -68,7 +68,9 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
     let secret = hmac_secret(config.security.hmac_secret.as_ref(), &config.state.dir)?;
     let endpoint = Endpoint::new(&config.cloudstack)?;
     let service = match (&config.cloudstack.api_key, &config.cloudstack.secret_key) {
-        (Some(key), Some(secret)) => Some(Client::with_keys(endpoint.clone(), key.clone(), secret.clone())),
+        (Some(key), Some(secret)) => {
+            Some(Service::new(Client::with_keys(endpoint.clone(), key.clone(), secret.clone())))
+        }
         _ => {
             tracing::warn!(
                 "no service account ([cloudstack] api_key, secret_key): inventory and power only, no backup or restore"

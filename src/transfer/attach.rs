@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::cloudstack::Params;
 use crate::cloudstack::types::{VirtualMachine, Volume};
+use crate::cloudstack::{Owned, Params};
 use crate::state::TransferPhase;
 
 use super::core::{Core, Who};
-use super::owned::Owned;
 use super::{Error, owned};
 
 impl Core {

@@ -236,7 +236,7 @@ impl Core {
     /// Asks CloudStack about the instance of a backup; any doubt is an error.
     pub(super) async fn still_stopped(&self, backup: &Backup) -> Result<(), Error> {
         let service = self.service("a backup")?;
-        let state = service.virtual_machine(&backup.vm_id).await?.map(|vm| vm.state);
+        let state = service.own_work().virtual_machine(&backup.vm_id).await?.map(|vm| vm.state);
         match state.as_deref() {
             Some("Stopped") => Ok(()),
             Some(state) => Err(Error::conflict(format!(

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::auth::{Caller, User};
-use crate::cloudstack::Client;
+use crate::cloudstack::{Client, Service};
 use crate::hostlink::{self, HostLink};
 use crate::state::{Backup, Transfer};
 
@@ -58,7 +58,7 @@ impl Core {
         })
     }
 
-    pub(super) fn service(&self, feature: &'static str) -> Result<&Client, Error> {
+    pub(super) fn service(&self, feature: &'static str) -> Result<&Service, Error> {
         self.parts.service.as_ref().ok_or(Error::MissingServiceAccount { feature })
     }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::cloudstack::types::{DiskOffering, StoragePool};
-use crate::cloudstack::{self, Client, Params};
+use crate::cloudstack::{self, Params, Service};
 use crate::imageio::api::{Volume, VolumeRef, VolumeRequest};
 use crate::state::{Disk, now_ms};
 
@@ -36,7 +36,7 @@ impl Core {
         self.hosts()?;
         owned::may_write(&who.client).await?;
         if let Some(id) = &wanted_id
-            && (self.parts.store.disk(id).await?.is_some() || service.volume(id).await?.is_some())
+            && (self.parts.store.disk(id).await?.is_some() || service.own_work().volume(id).await?.is_some())
         {
             return Err(Error::conflict(format!("there is a disk {id} already")));
         }
@@ -87,11 +87,11 @@ impl Core {
             update = update.set("customid", wanted);
         }
         if !pointed || wanted_id.is_some() {
-            making.service.run("updateVolume", update).await?;
+            making.service.own_work().run("updateVolume", update).await?;
         }
         if let Some(wanted) = &wanted_id {
             // Where CloudStack ignored the parameter, the id it gave stays the disk's.
-            if making.service.volume(wanted).await?.is_some() {
+            if making.service.own_work().volume(wanted).await?.is_some() {
                 id.clone_from(wanted);
             }
         }
@@ -164,8 +164,8 @@ impl Core {
             .set("diskofferingid", offering.id)
             .set("account", &user.account)
             .set("domainid", &user.domain_id);
-        let submitted = work.submit(self, making.service, "importVolume", params).await?;
-        let result = making.service.finish(&submitted.job).await?;
+        let submitted = work.submit(self, making.service.own_work(), "importVolume", params).await?;
+        let result = making.service.own_work().finish(&submitted.job).await?;
         let id = id_of(&result, "volume").ok_or_else(|| unreadable("importVolume"))?;
         work.volume(self, &id).await?;
         Ok(id)
@@ -175,7 +175,7 @@ impl Core {
     async fn pool_for(
         &self,
         who: &Who,
-        service: &Client,
+        service: &Service,
         wanted: Option<&Reference>,
     ) -> Result<StoragePool, Error> {
         let zones = who.client.zones(Params::new()).await?;
@@ -252,7 +252,7 @@ impl Core {
 
 struct Making<'a> {
     who: &'a Who,
-    service: &'a Client,
+    service: &'a Service,
     pool: &'a StoragePool,
     place: &'a Place,
     request: &'a CreateDisk,

@@ -10,7 +10,7 @@ use super::{
     ticket,
 };
 use crate::auth::{Caller, HmacSecret, Role};
-use crate::cloudstack::Client;
+use crate::cloudstack::Service;
 use crate::cloudstack::types::Volume;
 use crate::hostlink::HostLink;
 use crate::state::{Backup, BackupDisk, Placement, Store, Transfer};
@@ -21,7 +21,7 @@ pub struct Parts {
     /// `None` where `[imageio]` is not set up: then nothing that needs a host works.
     pub hosts: Option<HostLink>,
     /// `[cloudstack] api_key`, where it is set.
-    pub service: Option<Client>,
+    pub service: Option<Service>,
     /// Keys tickets.
     pub secret: HmacSecret,
     /// Where clients reach the hosts' image data: `[imageio] port`.

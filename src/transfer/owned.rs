@@ -1,34 +1,19 @@
-//! Objects that a caller was just shown by CloudStack, read live with his own credential.
-//!
-//! Only these functions make an [`Owned`], and what the service account is asked about an object
-//! takes one: nobody learns of a foreign object through the gateway's own rights.
+//! Objects that a caller was just shown by CloudStack, and what his role lets him do with their data.
 
 use crate::cloudstack::types::{VirtualMachine, Volume};
-use crate::cloudstack::{Client, Params};
+use crate::cloudstack::{Client, Owned, Params};
 
 use super::Error;
 
-/// Something its caller may see.
-#[derive(Debug, Clone)]
-pub(super) struct Owned<T>(T);
-
-impl<T> std::ops::Deref for Owned<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
-
 /// An instance; a destroyed one is none.
 pub(super) async fn instance(caller: &Client, id: &str) -> Result<Option<Owned<VirtualMachine>>, Error> {
-    let found = caller.virtual_machine(id).await?;
-    Ok(found.filter(|vm| !matches!(vm.state.as_str(), "Destroyed" | "Expunging")).map(Owned))
+    let found = caller.own_instance(id).await?;
+    Ok(found.filter(|vm| !matches!(vm.state.as_str(), "Destroyed" | "Expunging")))
 }
 
 /// A volume; a destroyed one is none.
 pub(super) async fn volume(caller: &Client, id: &str) -> Result<Option<Owned<Volume>>, Error> {
-    Ok(caller.volume(id).await?.filter(lives).map(Owned))
+    Ok(caller.own_volume(id).await?.filter(|volume| lives(volume)))
 }
 
 /// All volumes of an instance, in the order of their devices.
@@ -36,10 +21,10 @@ pub(super) async fn volumes(
     caller: &Client,
     vm: &Owned<VirtualMachine>,
 ) -> Result<Vec<Owned<Volume>>, Error> {
-    let mut volumes = caller.volumes(Params::new().set("virtualmachineid", &vm.id)).await?;
+    let mut volumes = caller.own_volumes(Params::new().set("virtualmachineid", &vm.id)).await?;
     volumes.retain(|volume| lives(volume) && volume.virtualmachineid.as_deref() == Some(&vm.id));
     volumes.sort_by(|a, b| (a.deviceid, &a.id).cmp(&(b.deviceid, &b.id)));
-    Ok(volumes.into_iter().map(Owned).collect())
+    Ok(volumes)
 }
 
 /// Whether the caller's role includes reading the data of disks.

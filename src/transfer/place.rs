@@ -3,13 +3,12 @@
 use sha2::{Digest, Sha256};
 
 use crate::cloudstack::types::{Host, StoragePool, VirtualMachine, Volume};
-use crate::cloudstack::{Client, Params};
+use crate::cloudstack::{Owned, Params, Service};
 use crate::imageio::api::{Pool, VolumeRef};
 use crate::state::{Lease, Placement};
 
 use super::Error;
 use super::core::Core;
-use super::owned::Owned;
 
 /// The image of a volume.
 #[derive(Debug, Clone)]
@@ -27,9 +26,9 @@ pub(super) struct Place {
 
 impl Core {
     /// Where a volume's image lies. A volume without a file, or on a pool without files, is a conflict.
-    pub(super) async fn image(&self, service: &Client, volume: &Owned<Volume>) -> Result<Image, Error> {
+    pub(super) async fn image(&self, service: &Service, volume: &Owned<Volume>) -> Result<Image, Error> {
         let gone = || Error::conflict(format!("the disk {} is not to be found", volume.id));
-        let seen = service.volume(&volume.id).await?.ok_or_else(gone)?;
+        let seen = service.volume(volume).await?.ok_or_else(gone)?;
         let (Some(path), Some(pool), "Ready") = (seen.path, seen.storageid, seen.state.as_str()) else {
             return Err(match seen.state.as_str() {
                 "Allocated" => Error::conflict(format!(
@@ -52,11 +51,11 @@ impl Core {
     /// The host an instance runs on.
     pub(super) async fn running_on(
         &self,
-        service: &Client,
+        service: &Service,
         vm: &Owned<VirtualMachine>,
     ) -> Result<Place, Error> {
         let unknown = || Error::conflict(format!("the host of instance {} is not known", vm.id));
-        let seen = service.virtual_machine(&vm.id).await?.ok_or_else(unknown)?;
+        let seen = service.instance(vm).await?.ok_or_else(unknown)?;
         let host = service.host(&seen.hostid.ok_or_else(unknown)?).await?.ok_or_else(unknown)?;
         let place = placed(&host).ok_or_else(unknown)?;
         let placement =
@@ -66,7 +65,7 @@ impl Core {
     }
 
     /// The hosts that have a pool and are fit to open images on it.
-    pub(super) async fn hosts_of(&self, service: &Client, pool: &StoragePool) -> Result<Vec<Host>, Error> {
+    pub(super) async fn hosts_of(&self, service: &Service, pool: &StoragePool) -> Result<Vec<Host>, Error> {
         let params = Params::new()
             .set("state", "Up")
             .set("resourcestate", "Enabled")
@@ -80,7 +79,7 @@ impl Core {
     /// that the same image always meets the same host. Taken as a lease for each disk.
     pub(super) async fn lease_host(
         &self,
-        service: &Client,
+        service: &Service,
         disks: &[(&str, &StoragePool)],
     ) -> Result<Place, Error> {
         let mut candidates: Option<Vec<Host>> = None;

@@ -136,7 +136,7 @@ impl Core {
 
     async fn undo_step(&self, step: &Step) -> Result<(), Error> {
         info!(kind = step.kind.as_str(), "undoing");
-        let service = self.service("undoing half-made work")?;
+        let service = self.service("undoing half-made work")?.own_work();
         match step.kind {
             StepKind::Volume => remove_volume(service, &step.subject).await,
             StepKind::Instance => remove_instance(service, &step.subject).await,

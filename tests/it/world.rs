@@ -94,7 +94,7 @@ impl World {
         let parts = Parts {
             store: self.store().await,
             hosts: Some(HostLink::new(&self.hosts).expect("certificates")),
-            service,
+            service: service.map(cloudstack::Service::new),
             secret: HmacSecret::new("a secret of this test".to_owned().into()),
             images_port: 54322,
             backup: BackupConfig { poll: 1, ..BackupConfig::default() },
