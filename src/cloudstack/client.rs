@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use super::apis::Cached;
 use super::http::{PROBE, builder, cause, parsed, settings};
 use super::job::Watched;
+use super::types::User;
 use super::{Config, Error, Params, envelope, sign};
 
 /// CloudStack as configured: one per process.
@@ -199,6 +200,7 @@ impl Client {
             credential,
             slots,
             ended: AtomicBool::new(false),
+            administers_domain: AtomicBool::new(false),
             used: Mutex::new(Instant::now()),
             answered: Mutex::new(Instant::now()),
             apis: Cached::default(),
@@ -234,6 +236,16 @@ impl Client {
             _ => false,
         };
         idle || self.0.ended.load(Ordering::Relaxed)
+    }
+
+    /// Lists take two looks for whoever stands above a domain without being a root administrator.
+    pub(super) fn belongs_to(&self, user: &User) {
+        let plain = matches!(user.accounttype, None | Some(0 | 1 | 5));
+        self.0.administers_domain.store(!plain, Ordering::Relaxed);
+    }
+
+    pub(super) fn administers_domain(&self) -> bool {
+        self.0.administers_domain.load(Ordering::Relaxed)
     }
 
     /// Ends this credential here, whatever CloudStack would still allow.
@@ -325,6 +337,8 @@ pub(super) struct Inner {
     pub(super) credential: Credential,
     slots: Arc<Semaphore>,
     ended: AtomicBool,
+    /// Whether the account stands above others of its domain.
+    administers_domain: AtomicBool,
     used: Mutex<Instant>,
     /// The last success.
     answered: Mutex<Instant>,

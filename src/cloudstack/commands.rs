@@ -55,6 +55,19 @@ lists! {
     vm_snapshots: VmSnapshot = "listVMSnapshot"["vmSnapshot"];
 }
 
+/// The calls that together list everything the credential may see; the first one is the larger part.
+///
+/// `projectid=-1` shows an administrator of a domain his own account and his own projects only, and
+/// leaving it out the accounts of the domain without any project (recorded: `inv-*-domadmin`).
+pub(super) fn looks(command: &str, params: Params, administers_domain: bool) -> Vec<Params> {
+    let wide = widened(command, params.clone());
+    let everything = wide.contains("projectid") && !params.contains("projectid");
+    match administers_domain && everything {
+        true => vec![widened(command, params).without("projectid"), wide],
+        false => vec![wide],
+    }
+}
+
 /// Asks for everything the credential may see, where CloudStack would give only its own objects.
 pub(super) fn widened(command: &str, params: Params) -> Params {
     let by_id = params.contains("id");
@@ -101,6 +114,21 @@ const ALL_PROJECTS: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_administrator_of_a_domain_looks_twice() {
+        let of = |command, params, administrator| -> Vec<Option<String>> {
+            let looks = looks(command, params, administrator);
+            looks.iter().map(|look| look.value("projectid").map(str::to_owned)).collect()
+        };
+        let all = Some("-1".to_owned());
+        assert_eq!(of("listVolumes", Params::new(), true), [None, all.clone()]);
+        assert_eq!(of("listVolumes", Params::new(), false), [all]);
+        assert_eq!(of("listVolumes", Params::new().set("id", "1"), true), [None]);
+        assert_eq!(of("listVolumes", Params::new().set("projectid", "p"), true), [Some("p".to_owned())]);
+        assert_eq!(of("listZones", Params::new(), true), [None]);
+        assert!(looks("listVolumes", Params::new(), true).iter().all(|look| look.contains("listall")));
+    }
 
     #[test]
     fn widens_what_would_be_narrow() {

@@ -19,11 +19,20 @@ impl Client {
         key: &str,
         params: Params,
     ) -> Result<Vec<T>, Error> {
-        let params = commands::widened(command, params);
         let mut rows = Rows::default();
-        let mut pass = match self.pages(command, key, &params, &mut rows).await {
+        // One look at accounts, one at projects, where the first leaves out the other.
+        for params in commands::looks(command, params, self.administers_domain()) {
+            self.walk(command, key, &params, &mut rows).await?;
+        }
+        Ok(rows.kept.into_iter().filter_map(|row| read(command, row)).collect())
+    }
+
+    /// All pages into `rows`, again where something moved between two of them.
+    async fn walk(&self, command: &str, key: &str, params: &Params, all: &mut Rows) -> Result<(), Error> {
+        let mut rows = Rows::default();
+        let mut pass = match self.pages(command, key, params, &mut rows).await {
             Err(Error::Invalid { text }) if self.learns_page_size(&text) => {
-                self.pages(command, key, &params, &mut rows).await?
+                self.pages(command, key, params, &mut rows).await?
             }
             first => first?,
         };
@@ -33,7 +42,7 @@ impl Client {
             if rows.kept.len() >= pass.count {
                 break;
             }
-            let again = self.pages(command, key, &params, &mut rows).await?;
+            let again = self.pages(command, key, params, &mut rows).await?;
             let unmoved = (again.received, again.count) == (pass.received, pass.count);
             pass = again;
             // Rows that come twice in every walk are CloudStack's own: templates, one per zone.
@@ -49,7 +58,8 @@ impl Client {
             }
             warn!(command, count, received, "a list is shorter than its count");
         }
-        Ok(rows.kept.into_iter().filter_map(|row| read(command, row)).collect())
+        all.add(Page { count: pass.count, rows: rows.kept });
+        Ok(())
     }
 
     /// The first rows of a list that CloudStack gives newest first: one page, `limit` at most.
@@ -60,7 +70,7 @@ impl Client {
         limit: u32,
         params: Params,
     ) -> Result<Vec<T>, Error> {
-        let params = commands::widened(command, params);
+        let params = commands::looks(command, params, self.administers_domain()).remove(0);
         let size = limit.clamp(1, self.0.endpoint.page_size.load(Ordering::Relaxed).max(1));
         let page = self.page(command, key, &params, size, 1).await?;
         Ok(page.rows.into_iter().filter_map(|row| read(command, row)).collect())

@@ -62,14 +62,18 @@ impl Client {
 
         if let Some((signing, user)) = session.keys(user_id).await? {
             session.logout().await;
-            return Ok((signing, Login { user: completed(user, &reply), session_idle: None }));
+            let user = completed(user, &reply);
+            signing.belongs_to(&user);
+            return Ok((signing, Login { user, session_idle: None }));
         }
         let user = match session.user(user_id).await {
             Ok(user) => user.unwrap_or_default(),
             Err(Error::NotAllowed { .. }) => User::default(),
             Err(error) => return Err(error),
         };
-        Ok((session, Login { user: completed(user, &reply), session_idle }))
+        let user = completed(user, &reply);
+        session.belongs_to(&user);
+        Ok((session, Login { user, session_idle }))
     }
 
     /// The client of a pair of API keys, for users who cannot log in: a second factor, SAML. The
@@ -88,7 +92,27 @@ impl Client {
         let text = || String::from("listUsers shows nobody with this API key");
         let user = user.ok_or_else(|| Error::Credentials { text: text() })?;
         let client = Self::new(endpoint, credential(), Some(&user.id));
+        client.belongs_to(&user);
         Ok((client, Login { user, session_idle: None }))
+    }
+
+    /// The first pair that does not end and that no rule cuts down: with less than the user's own rights
+    /// things would be missing without a word.
+    async fn key_pair(&self, user_id: &str) -> UserKeys {
+        let listed: Result<Vec<UserKeys>, Error> =
+            self.list("listUserKeys", "userapikey", Params::new().set("userid", user_id)).await;
+        let whole = |pair: &UserKeys| {
+            pair.enddate.is_none()
+                && pair.rules.as_array().is_none_or(Vec::is_empty)
+                && pair.secretkey.is_some()
+        };
+        match listed {
+            Ok(pairs) => pairs.into_iter().find(whole).unwrap_or_default(),
+            Err(error) => {
+                debug!(%error, "no API keys to be had, the session is kept");
+                UserKeys::default()
+            }
+        }
     }
 
     /// Ends a session; a keyed client has none. Best effort: it idles out anyway.
@@ -103,17 +127,17 @@ impl Client {
     /// The user's keys, if he has some and they work: key access can be switched off per user,
     /// account or domain.
     async fn keys(&self, user_id: &str) -> Result<Option<(Self, User)>, Error> {
-        let reply = match self.query("getUserKeys", Params::new().set("id", user_id)).await {
-            Ok(reply) => reply,
+        let found = match self.query("getUserKeys", Params::new().set("id", user_id)).await {
+            Ok(reply) => UserKeys::deserialize(&reply["userkeys"]).unwrap_or_default(),
             Err(error @ (Error::SessionEnded | Error::SecondFactor)) => return Err(error),
+            // 4.23 has many pairs for a user, and a command of their own
+            Err(Error::NotAllowed { .. }) => self.key_pair(user_id).await,
             Err(error) => {
                 debug!(%error, "no API keys to be had, the session is kept");
                 return Ok(None);
             }
         };
-        let Ok(UserKeys { apikey: Some(api_key), secretkey: Some(secret_key) }) =
-            UserKeys::deserialize(&reply["userkeys"])
-        else {
+        let UserKeys { apikey: Some(api_key), secretkey: Some(secret_key), .. } = found else {
             return Ok(None);
         };
         let credential = Credential::Keys { api_key, secret_key };
@@ -136,10 +160,13 @@ struct KeyedUser {
     user: User,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct UserKeys {
     apikey: Option<String>,
     secretkey: Option<SecretString>,
+    enddate: Option<String>,
+    rules: Value,
 }
 
 /// What the login told, where `listUsers` did not.

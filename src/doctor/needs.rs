@@ -151,6 +151,7 @@ pub const USER: &[Need] = &[
     need("startVirtualMachine", "instances cannot be started", Severity::Warning),
     need("stopVirtualMachine", "instances cannot be stopped", Severity::Warning),
     need("rebootVirtualMachine", "instances cannot be restarted", Severity::Info),
+    need("listUserKeys", "on 4.23 a session is used in place of the user's key pairs", Severity::Info),
     need("listOsTypes", "restored instances keep the template's OS type", Severity::Info),
     need("listAffinityGroups", "restored instances lose their affinity groups", Severity::Info),
     need("listUserData", "restored instances lose their user data", Severity::Info),

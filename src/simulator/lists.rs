@@ -48,7 +48,7 @@ pub fn rows(
                 network
                     .owner
                     .as_deref()
-                    .is_none_or(|owner| world.sees(caller, owner) && in_scope(world, owner, params))
+                    .is_none_or(|owner| world.sees(caller, owner) && in_scope(view, owner, params))
             });
             ("network", seen.map(|network| view.network(network)).collect())
         }
@@ -64,6 +64,7 @@ pub fn rows(
             let wanted = |name: &str, value: &str| params.text(name).is_none_or(|text| text == value);
             let seen = world.snapshots.iter().filter(|snapshot| {
                 world.sees(caller, &snapshot.account)
+                    && in_scope(view, &snapshot.account, params)
                     && wanted("virtualmachineid", &snapshot.vm)
                     && wanted("vmsnapshotid", &snapshot.id)
             });
@@ -85,7 +86,10 @@ pub fn rows(
         }
         "listIsos" => ("iso", Vec::new()),
         "listTags" => {
-            let tags = world.tags.iter().filter(|tag| world.sees(caller, &tag.account));
+            let tags = world
+                .tags
+                .iter()
+                .filter(|tag| world.sees(caller, &tag.account) && in_scope(view, &tag.account, params));
             ("tag", tags.map(|tag| view.tag(tag)).collect())
         }
         "listServiceOfferings" => {
@@ -178,7 +182,7 @@ fn virtual_machines(view: View<'_>, params: &Params) -> Result<Vec<Value>, Refus
         .vms
         .values()
         .filter(|vm| {
-            world.sees(caller, &vm.account) && in_scope(world, &vm.account, params) && !hidden(&vm.state)
+            world.sees(caller, &vm.account) && in_scope(view, &vm.account, params) && !hidden(&vm.state)
         })
         .collect();
     seen.sort_by_key(|vm| vm.number);
@@ -204,7 +208,7 @@ fn volumes(view: View<'_>, params: &Params) -> Result<Vec<Value>, Refusal> {
     let mut seen: Vec<_> = world
         .volumes
         .values()
-        .filter(|volume| world.sees(caller, &volume.account) && in_scope(world, &volume.account, params))
+        .filter(|volume| world.sees(caller, &volume.account) && in_scope(view, &volume.account, params))
         .collect();
     seen.sort_by_key(|volume| std::cmp::Reverse(volume.number));
     let (id, vm) = (params.text("id"), params.text("virtualmachineid"));
@@ -215,12 +219,17 @@ fn volumes(view: View<'_>, params: &Params) -> Result<Vec<Value>, Refusal> {
 }
 
 /// What belongs to a project is left out unless projects are asked for, or one object by its id.
-fn in_scope(world: &World, owner: &str, params: &Params) -> bool {
-    match (world.project_of(owner), params.text("projectid")) {
-        (None, Some(wanted)) => wanted == "-1",
+/// `projectid=-1` shows who is no root administrator his own account and the projects he is in, and
+/// nothing else of his domain, as recorded of a domain administrator.
+fn in_scope(view: View<'_>, owner: &str, params: &Params) -> bool {
+    let root = view.caller.kind == Kind::RootAdmin;
+    match (view.world.project_of(owner), params.text("projectid")) {
         (None, None) => true,
+        (None, Some("-1")) => root || owner == view.caller.name,
+        (None, Some(_)) => false,
         (Some(_), None) => params.text("id").is_some(),
-        (Some(project), Some(wanted)) => wanted == "-1" || wanted == project.id,
+        (Some(project), Some("-1")) => root || project.members.contains(&view.caller.name),
+        (Some(project), Some(wanted)) => wanted == project.id,
     }
 }
 

@@ -322,6 +322,11 @@ impl View<'_> {
         if let Some((kind, id)) = &job.instance {
             (row["jobinstancetype"], row["jobinstanceid"]) = (kind.clone().into(), id.clone().into());
         }
+        if job.outcome.is_none() {
+            // who works on it
+            row["managementserverid"] = self.world.ids.management.clone().into();
+            row["managementservername"] = "localhost".into();
+        }
         if let Some(outcome) = &job.outcome {
             row["jobresulttype"] = "object".into();
             row["completed"] = job.completed.clone().into();

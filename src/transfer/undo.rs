@@ -116,8 +116,21 @@ impl Core {
         self.undo(None).await
     }
 
-    /// What cannot be undone now keeps its step for the next time.
+    /// What cannot be undone now keeps its step for the next time. A few tries come at once: a volume
+    /// that was just being detached goes only when that is done.
     async fn undo(&self, work: Option<&str>) -> Result<(), Error> {
+        for _ in 1..UNDO_TRIES {
+            if self.undo_once(work).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(UNDO_PAUSE).await;
+        }
+        self.undo_once(work).await.map(drop)
+    }
+
+    /// Whether nothing is left.
+    async fn undo_once(&self, work: Option<&str>) -> Result<bool, Error> {
+        let mut done = true;
         for step in self.parts.store.steps(work).await? {
             // looked after by whoever works on it
             if work.is_none() && self.working.has(&step.work) {
@@ -126,12 +139,13 @@ impl Core {
             match self.undo_step(&step).await {
                 Ok(()) => self.parts.store.forget_step(&step).await?,
                 Err(error) => {
+                    done = false;
                     let (kind, subject) = (step.kind.as_str(), &step.subject);
                     warn!(kind, subject, %error, "a half-made object could not be taken away");
                 }
             }
         }
-        Ok(())
+        Ok(done)
     }
 
     async fn undo_step(&self, step: &Step) -> Result<(), Error> {
@@ -195,6 +209,8 @@ fn gone<T>(outcome: Result<T, cloudstack::Error>) -> Result<(), Error> {
     }
 }
 
+const UNDO_TRIES: usize = 3;
+const UNDO_PAUSE: Duration = Duration::from_secs(1);
 /// A job that takes longer is looked at again by the sweep.
 const JOB_LOOKS: usize = 10;
 const JOB_PAUSE: Duration = Duration::from_millis(500);

@@ -93,6 +93,28 @@ async fn a_user_with_keys_is_signed_and_his_session_ended() {
     assert!(logout.method == Method::POST && logout.cookie.is_some());
 }
 
+/// 4.23: many pairs for a user. One that ends, or that rules cut down, is not taken.
+#[tokio::test]
+async fn a_whole_key_pair_is_taken_where_there_are_many() {
+    let fake = Fake::start(|call| match (call.command(), call.param("apikey")) {
+        ("login", _) => Reply::recorded("login-domain-user"),
+        ("getUserKeys", _) => Reply::json(432, json!({"errorresponse": {"errorcode": 432, "errortext": "no such"}})),
+        ("listUserKeys", _) => Reply::ok(json!({"count": 5, "userapikey": [
+            {"id": "1", "apikey": "ENDS", "secretkey": "S1", "enddate": "2027-01-01T00:00:00+0000"},
+            {"id": "2", "apikey": "RULED", "secretkey": "S2", "rules": [{"rule": "list*", "permission": "allow"}]},
+            {"id": "3", "apikey": "HIDDEN"},
+            {"id": "4", "apikey": "WHOLE", "secretkey": "S4", "rules": []},
+        ]})),
+        ("listUsers", "WHOLE") => Reply::recorded("inv-listusers-root"),
+        _ => Reply::recorded("session-call"),
+    })
+    .await;
+    let (client, _) = Client::login(fake.endpoint(), "carl", &"right".into(), "acme").await.expect("logs in");
+    assert!(client.is_stateless());
+    assert!(fake.calls("listUsers").iter().any(|call| call.is_signed_with("S4")));
+    assert_eq!(fake.calls("registerUserKeys").len(), 0);
+}
+
 #[tokio::test]
 async fn keys_that_do_not_work_leave_the_session() {
     let fake = Fake::start(|call| match call.command() {

@@ -362,3 +362,87 @@ async fn disks_grow_and_never_shrink() {
     let hers = flow::new_disk(&cloud, ALICE, "nfs1", 512).await.expect("a disk");
     assert_eq!(put(&format!("{API}/disks/{hers}"), json!({"alias": "named"})).await.0, 403);
 }
+
+/// A gateway that is killed at any moment of making an instance or a disk: the next one takes away
+/// what nobody was told of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_gateway_leaves_nothing_half_made() {
+    let ports = Ports::choose();
+    let mut cloud = Cloud::of(3, &["--latency-ms", "60"], &ports.settings());
+    let _host = cloud.host(&ports, 0);
+    let vm = json!({"name": "gone", "cluster": {"name": "cluster-sim1"}, "template": {"name": "Blank"}});
+    let disk = |pool: &str| {
+        json!({"name": "gone", "format": "cow", "provisioned_size": "1048576",
+            "storage_domains": {"storage_domain": [{"name": pool}]}})
+    };
+    let bodies = [("vms", vm), ("disks", disk("nfs1")), ("disks", disk("smp1"))];
+    let before = counted(&cloud).await;
+    let (mut killed, mut done) = (0, 0);
+    for (what, body) in &bodies {
+        for moment in [250, 450, 650, 850, 1050, 1350, 1700, 2100] {
+            // logged in before, so that the moments are those of the work
+            cloud.json(ALICE, API).await;
+            let path = format!("{API}/{what}");
+            let answered = {
+                let body = body.to_string();
+                let asked = cloud.try_post(ALICE, &path, &body);
+                tokio::time::timeout(Duration::from_millis(moment), asked).await
+            };
+            cloud.restart(&ports.settings());
+            let mut now = counted(&cloud).await;
+            for _ in 0..20 {
+                if now == before {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                now = counted(&cloud).await;
+            }
+            let complete = now != before;
+            if complete {
+                // it was done, and perhaps answered: then it is whole, and goes as any other
+                let list = cloud.json(ALICE, &path).await;
+                let rows =
+                    list[if *what == "vms" { "vm" } else { "disk" }].as_array().cloned().unwrap_or_default();
+                let made: Vec<_> = rows.iter().filter(|row| row["name"] == "gone").collect();
+                assert_eq!(made.len(), 1, "{what} killed after {moment} ms: {made:?}");
+                let one = format!("{path}/{}", flow::id(made[0]));
+                match *what {
+                    "vms" => {
+                        let disks = cloud.json(ALICE, &format!("{one}/diskattachments")).await;
+                        assert_eq!(disks, json!({}), "diskless");
+                    }
+                    _ => {
+                        assert_eq!(
+                            (&made[0]["status"], &made[0]["provisioned_size"]),
+                            (&json!("ok"), &json!("1048576"))
+                        );
+                        flow::upload(&cloud, ALICE, &flow::id(made[0]), 0, &flow::pattern(3, 4096)).await;
+                    }
+                }
+                let gone = cloud.ask(ALICE, Method::DELETE, &one, &[], "").await;
+                assert_eq!(gone.status(), 200);
+                assert_eq!(counted(&cloud).await, before, "{what} killed after {moment} ms");
+            }
+            *(if complete { &mut done } else { &mut killed }) += 1;
+            assert!(complete || !matches!(answered, Ok(Some((201, _)))), "what was answered is there");
+        }
+    }
+    println!("{killed} killed under way and undone, {done} complete");
+    assert!(killed >= 12, "{killed}");
+}
+
+/// Instances that are not destroyed, volumes, files.
+async fn counted(cloud: &Cloud) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let ids = async |command: &str, key: &str| {
+        let rows = cloud.cloudstack("admin", command, &[("listall", "true")]).await;
+        let rows = rows[key].as_array().cloned().unwrap_or_default();
+        let live = rows.iter().filter(|row| row["state"] != "Destroyed");
+        let mut ids: Vec<_> = live.map(flow::id).collect();
+        ids.sort();
+        ids
+    };
+    let mut files = walk(&cloud.dir.path().join("sim"));
+    files.retain(|name| !name.ends_with(".json") && !name.ends_with(".new"));
+    files.sort();
+    (ids("listVirtualMachines", "virtualmachine").await, ids("listVolumes", "volume").await, files)
+}

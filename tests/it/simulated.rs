@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::fake_cloudstack::recording;
 use crate::recordings::rows::key;
 use crate::simulator::Cloud;
-use reasons::{REASONS, REFUSED_OTHERWISE, Reason};
+use reasons::{AROUND_JOBS, REASONS, REFUSED_OTHERWISE, Reason};
 
 /// Of one field in all rows of a list: its types, and whether every object has it.
 #[derive(Debug, Default)]
@@ -185,6 +185,54 @@ fn refusals_are_the_recorded_ones() {
     assert_eq!(found, REFUSED_OTHERWISE.iter().map(|(name, _)| *name).collect::<Vec<_>>());
 }
 
+/// What is around a job, done, failed or under way, and what a login answers.
+#[test]
+fn jobs_and_logins_are_the_recorded_ones() {
+    let cloud = Cloud::start(5);
+    let ask = |account: &str, command: &str, params: &[(&str, &str)]| {
+        let (status, body) = cloud.call(account, command, params);
+        assert_eq!(status, 200, "{command}: {body}");
+        body
+    };
+    let first = |command: &str, key: &str| {
+        ask("alice", command, &[("listall", "true")])[key][0]["id"].as_str().expect(command).to_owned()
+    };
+    let (zone, offering) = (first("listZones", "zone"), first("listDiskOfferings", "diskoffering"));
+    let volume = [("name", "plain"), ("zoneid", &*zone), ("diskofferingid", &*offering), ("size", "1")];
+    let running = ask("alice", "listVirtualMachines", &[("listall", "true"), ("state", "Running")]);
+    let running = running["virtualmachine"][0]["id"].as_str().expect("a running one").to_owned();
+    let looked = |command: &str, params: &[(&str, &str)]| {
+        let job = ask("alice", command, params)["jobid"].as_str().expect("a job").to_owned();
+        let look = || ask("alice", "queryAsyncJobResult", &[("jobid", &job)]);
+        let pending = look();
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        (pending, look())
+    };
+    let (_, created) = looked("createVolume", &volume);
+    let (pending, failed) = looked("startVirtualMachine", &[("id", &running)]);
+    let mut found = BTreeSet::new();
+    for (file, ours) in
+        [("createvolume.job", created), ("start-running.job-pending", pending), ("start-running.job", failed)]
+    {
+        let theirs = recording(file)["body"]["queryasyncjobresultresponse"].clone();
+        for same in ["cmd", "jobstatus", "jobresultcode", "jobinstancetype"] {
+            assert_eq!(theirs[same], ours[same], "{file}: {same}");
+        }
+        let outer = |body: &Value| Shape::of(std::slice::from_ref(body));
+        found.extend(differences(&outer(&theirs), &outer(&ours)));
+    }
+    let login = std::process::Command::new("curl")
+        .args(["-s", "--noproxy", "*", cloud.url(), "-d"])
+        .arg("command=login&username=alice&password=password&domain=acme&response=json")
+        .output()
+        .expect("curl");
+    let login: Value = serde_json::from_slice(&login.stdout).expect("JSON");
+    let shape = |body: &Value| Shape::of(std::slice::from_ref(&body["loginresponse"]));
+    found.extend(differences(&shape(&recording("login-domain-user")["body"]), &shape(&login)));
+    let expected = AROUND_JOBS.iter().map(|(path, what, _)| ((*path).to_owned(), (*what).to_owned()));
+    assert_eq!(found, expected.collect());
+}
+
 /// A text without the ids in it.
 fn masked(text: &str) -> String {
     let word = |word: &str| match word.trim_matches(['[', ']', '.']).len() == 36 && word.contains('-') {
@@ -248,30 +296,42 @@ fn prepare(cloud: &Cloud) {
 
 /// The recordings, and the simulator's account of the same role.
 const LISTS: &[(&str, &str)] = &[
+    ("inv-listaccounts-domadmin", "carol"),
     ("inv-listaccounts-root", "admin"),
     ("inv-listclusters-root", "admin"),
     ("inv-listdiskofferings-alice", "alice"),
+    ("inv-listdiskofferings-domadmin", "carol"),
     ("inv-listdiskofferings-root", "admin"),
+    ("inv-listdomains-domadmin", "carol"),
     ("inv-listdomains-root", "admin"),
     ("inv-listevents-alice", "alice"),
+    ("inv-listevents-domadmin", "carol"),
     ("inv-listevents-root", "admin"),
     ("inv-listhosts-root", "admin"),
     ("inv-listnetworks-alice", "alice"),
+    ("inv-listnetworks-domadmin", "carol"),
     ("inv-listnetworks-root", "admin"),
     ("inv-listostypes-Debian_GNU_Linux_12-root", "admin"),
     ("inv-listserviceofferings-alice", "alice"),
+    ("inv-listserviceofferings-domadmin", "carol"),
     ("inv-listserviceofferings-root", "admin"),
     ("inv-liststoragepools-root", "admin"),
     ("inv-listtags-alice", "alice"),
+    ("inv-listtags-domadmin", "carol"),
     ("inv-listtags-root", "admin"),
     ("inv-listtemplates-alice", "alice"),
+    ("inv-listtemplates-domadmin", "carol"),
     ("inv-listtemplates-root", "admin"),
     ("inv-listusers-alice", "alice"),
+    ("inv-listusers-domadmin", "carol"),
     ("inv-listusers-root", "admin"),
     ("inv-listvirtualmachines-alice", "alice"),
+    ("inv-listvirtualmachines-domadmin", "carol"),
     ("inv-listvirtualmachines-root", "admin"),
     ("inv-listvolumes-alice", "alice"),
+    ("inv-listvolumes-domadmin", "carol"),
     ("inv-listvolumes-root", "admin"),
     ("inv-listzones-alice", "alice"),
+    ("inv-listzones-domadmin", "carol"),
     ("inv-listzones-root", "admin"),
 ];

@@ -266,7 +266,8 @@ async fn seen(cloud: &Cloud, estates: &[Estate]) {
         ("dave@acme", &[dave]),
         ("ivan@acme", &[apollo]),
         ("heidi@corp.example@acme/dev", &[heidi]),
-        ("carol@acme", &[alice, dave, apollo, heidi]),
+        // a project that she is not in is not listed to her, as in CloudStack
+        ("carol@acme", &[alice, dave, heidi]),
         ("admin@internal", &[alice, bob, dave, apollo, heidi]),
         ("grace@internal", &[alice, bob, dave, apollo, heidi]),
     ];

@@ -143,3 +143,6 @@ pub const REASONS: &[Reason] = &[
 
 /// Refusals that are not the recorded ones, in the order of the table above, and why.
 pub const REFUSED_OTHERWISE: &[(&str, &str)] = &[];
+
+/// Fields around jobs, and of logins, that are different, and why.
+pub const AROUND_JOBS: &[(&str, &str, &str)] = &[];

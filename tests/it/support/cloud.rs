@@ -248,6 +248,16 @@ impl Cloud {
         (response.status(), response.bytes().await.expect("a body").to_vec())
     }
 
+    /// A change, whose answer may never come.
+    pub async fn try_post(&self, user: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+        let url = self.gateway.url.trim_end_matches("/ovirt-engine");
+        let request = self.client.post(format!("{url}{path}")).basic_auth(user, Some("password"));
+        let request = request.header("accept", "application/json").header("content-type", "application/json");
+        let response = request.body(body.to_owned()).send().await.ok()?;
+        let status = response.status().as_u16();
+        Some((status, serde_json::from_str(&response.text().await.ok()?).unwrap_or_default()))
+    }
+
     /// The first instance of a user that has this status.
     pub async fn vm(&self, user: &str, status: &str) -> String {
         let vms = self.json(user, "/ovirt-engine/api/vms").await;
