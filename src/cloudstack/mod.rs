@@ -7,6 +7,7 @@ mod apis;
 mod client;
 mod commands;
 mod config;
+mod endpoint;
 mod envelope;
 mod error;
 mod http;
@@ -20,8 +21,9 @@ mod sign;
 pub mod types;
 
 pub use apis::Apis;
-pub use client::{Client, Endpoint};
+pub use client::Client;
 pub use config::Config;
+pub use endpoint::Endpoint;
 pub use error::Error;
 pub use job::Submitted;
 pub use login::Login;

@@ -42,7 +42,7 @@ const PARTS: &[(&str, &str, &str)] = &[
 const FOREIGN: &[(&str, &[&str])] = &[
     ("quick_xml", &["model/xml.rs", "model/tree.rs", "host/xml.rs", "map/ovf.rs", "map/ovf/"]),
     ("sqlx", &["state/"]),
-    ("reqwest", &["cloudstack/client.rs", "cloudstack/http.rs", "hostlink/", "client/"]),
+    ("reqwest", &["cloudstack/endpoint.rs", "cloudstack/http.rs", "hostlink/", "client/"]),
     ("rcgen", &["pki.rs"]),
     // outside of tls.rs only the type of a finished configuration
     ("rustls", &["tls.rs", "serve.rs", "imageio/"]),
