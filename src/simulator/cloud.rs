@@ -220,7 +220,8 @@ impl Cloud {
             let world = self.world();
             let volumes = world.volumes_of(vm);
             if !volumes.iter().any(|volume| volume.device == Some(0)) {
-                return Err(Refusal::new(530, "Unable to start a VM due to no usable volumes found"));
+                let text = format!("Unable to create deployment, no usable volumes found for the VM: {vm}");
+                return Err(Refusal::new(530, text));
             }
             volumes.iter().map(|volume| volume.id.clone()).collect()
         };

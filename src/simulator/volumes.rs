@@ -145,7 +145,10 @@ async fn attach(cloud: &Cloud, params: &Params, id: &str) -> Result<(), Refusal>
         }
         forbidden?;
         if volume.account != vm.account {
-            return Err(Refusal::new(530, Refusal::foreign().text));
+            let text = format!(
+                "Entity VM instance {{\"uuid\":\"{vm_id}\"}} and entity VolumeObject {{\"uuid\":\"{id}\"}} belong to different accounts"
+            );
+            return Err(Refusal::new(530, text));
         }
         let used: Vec<u32> = attached.iter().filter_map(|volume| volume.device).collect();
         let device = match params.text("deviceid").map(|text| text.parse::<u32>().ok()) {
@@ -345,13 +348,13 @@ async fn import(cloud: &Cloud, caller: &Account, params: &Params) -> Result<Stri
         offering.is_some_and(|offering| offering.storage == "local")
     };
     if pool.storage_type() == "local" && !local {
-        return Err(Refusal::new(
-            530,
-            format!("The disk offering should use local storage for the storage pool {}", pool.name),
-        ));
+        return Err(Refusal::new(530, "Disk offering DiskOffering. should use local storage"));
     }
     if pool.kind == "SharedMountPoint" {
-        return Err(Refusal::new(530, "Importing volume is not supported on storage type SharedMountPoint"));
+        return Err(Refusal::new(
+            530,
+            "Importing and unmanaging volume are not supported for pool type SharedMountPoint on hypervisor KVM",
+        ));
     }
     let file = Path::new(&pool.dir).join(&path);
     let size = images::virtual_size(&file)

@@ -69,8 +69,11 @@ impl Core {
         let same = owner(&volume.account, &volume.domainid, &volume.projectid)
             == owner(&vm.account, &vm.domainid, &vm.projectid);
         let client = &who.client;
-        if same || !client.apis().await?.allows("assignVolume") {
+        if same {
             return Ok(());
+        }
+        if !client.apis().await?.allows("assignVolume") {
+            return Err(Error::conflict("the disk belongs to another account than the instance"));
         }
         let params = Params::new().set("volumeid", &volume.id);
         let params = match &vm.projectid {

@@ -288,7 +288,79 @@ fn an_allocated_volume_becomes_a_written_one_by_recipe_g() {
 
     let import = [("path", "written"), ("storageid", pool.as_str()), ("name", "x"), ("account", "alice")];
     let refused = cloud.job("admin", "importVolume", &import).expect_err("not on this kind of pool");
-    assert!(refused.1.contains("not supported on storage type SharedMountPoint"), "{refused:?}");
+    assert!(refused.1.contains("not supported for pool type SharedMountPoint"), "{refused:?}");
+}
+
+/// The traits that decide how a restore can be made, with the recorded codes and words.
+#[test]
+fn the_real_ones_traits_are_kept() {
+    let cloud = Cloud::start(3);
+    let said = |name: &str| {
+        let result = recorded(name)["body"]["queryasyncjobresultresponse"]["jobresult"].clone();
+        (
+            result["errorcode"].as_u64().expect("a code"),
+            result["errortext"].as_str().expect("a text").to_owned(),
+        )
+    };
+    let zone = cloud.id("listZones", "zone", "name", "sim1");
+    let custom = cloud.id("listDiskOfferings", "diskoffering", "name", "Custom");
+    let create = [("name", "data"), ("zoneid", zone.as_str()), ("diskofferingid", &custom), ("size", "1")];
+    let made = |account: &str| {
+        let volume = cloud.job(account, "createVolume", &create).expect("created");
+        volume["volume"]["id"].as_str().expect("an id").to_owned()
+    };
+    let of = |account: &str| {
+        let rows = cloud.rows(account, "listVirtualMachines", "virtualmachine", &[("state", "Stopped")]);
+        rows[0]["id"].as_str().expect("an id").to_owned()
+    };
+    // a foreign anchor
+    let (volume, vm) = (made("admin"), of("alice"));
+    let attach = [("id", volume.as_str()), ("virtualmachineid", &vm)];
+    let (code, text) = cloud.job("admin", "attachVolume", &attach).expect_err("another's");
+    let (expected, words) = said("anchor-2-attach-to-foreign-anchor.job");
+    let end = "belong to different accounts";
+    assert!(code == expected && text.ends_with(end) && words.ends_with(end), "{code} {text}");
+    // no root volume, no start
+    let root = cloud.rows("alice", "listVolumes", "volume", &[("virtualmachineid", &vm), ("type", "ROOT")]);
+    cloud.job("alice", "detachVolume", &[("id", root[0]["id"].as_str().expect("an id"))]).expect("detached");
+    let (code, text) = cloud.job("alice", "startVirtualMachine", &[("id", &vm)]).expect_err("no root");
+    let (expected, words) = said("noroot-3-start.job");
+    let same = |text: &str| text.rsplit_once(": ").map(|(text, _)| text.to_owned());
+    assert_eq!((code, same(&text)), (expected, same(&words)));
+    // imports: not on SharedMountPoint, and on a local pool with a local offering only
+    for (pool, name) in [
+        ("smp1", "recipe-c-importvolume-SharedMountPoint.job"),
+        ("local1", "recipe-c-importvolume-Filesystem.job"),
+    ] {
+        let pool = cloud.id("listStoragePools", "storagepool", "name", pool);
+        let import =
+            [("path", "x"), ("storageid", pool.as_str()), ("name", "x"), ("diskofferingid", &custom)];
+        let (code, text) = cloud.job("admin", "importVolume", &import).expect_err("refused");
+        let (expected, words) = said(name);
+        let end = |text: &str| text.split(' ').rev().take(4).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!((code, end(&text)), (expected, end(&words)), "{text}");
+    }
+    // attached to an instance that was never started: no file until the start, then there is one
+    let template = cloud.id("listTemplates", "template", "name", "writer");
+    let offering = cloud.id("listServiceOfferings", "serviceoffering", "name", "Tiny");
+    let network = cloud.id("listNetworks", "network", "name", "shared1");
+    let deploy = [
+        ("zoneid", zone.as_str()),
+        ("templateid", &template),
+        ("serviceofferingid", &offering),
+        ("networkids", &network),
+        ("startvm", "false"),
+    ];
+    let vm = cloud.job("alice", "deployVirtualMachine", &deploy).expect("deployed")["virtualmachine"]["id"]
+        .clone();
+    let vm = vm.as_str().expect("an id").to_owned();
+    let volume = made("alice");
+    cloud.job("alice", "attachVolume", &[("id", &volume), ("virtualmachineid", &vm)]).expect("attached");
+    let row = cloud.volume(&volume);
+    assert_eq!((row["state"].as_str(), row.get("path"), row.get("storage")), (Some("Allocated"), None, None));
+    cloud.job("alice", "startVirtualMachine", &[("id", &vm)]).expect("started");
+    let row = cloud.volume(&volume);
+    assert!(row["state"] == "Ready" && row["path"].is_string(), "{row}");
 }
 
 /// A recording's file.
