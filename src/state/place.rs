@@ -71,30 +71,26 @@ impl Store {
     }
 
     pub async fn keep_placement(&self, placement: &Placement) -> Result<(), Error> {
-        let done =
-            sqlx::query("UPDATE placement SET cluster_id = ?, host_id = ?, seen_ms = ? WHERE vm_id = ?")
-                .bind(placement.cluster_id.clone())
-                .bind(placement.host_id.clone())
-                .bind(now_ms())
+        self.keep_placements(std::slice::from_ref(placement)).await
+    }
+
+    /// All of them or none: one flush to the disk for many.
+    pub async fn keep_placements(&self, placements: &[Placement]) -> Result<(), Error> {
+        let mut transaction = self.pool.begin().await?;
+        for placement in placements {
+            sqlx::query("DELETE FROM placement WHERE vm_id = ?")
                 .bind(placement.vm_id.clone())
-                .execute(&self.pool)
+                .execute(&mut *transaction)
                 .await?;
-        if done.rows_affected() > 0 {
-            return Ok(());
-        }
-        let inserted =
             sqlx::query("INSERT INTO placement (vm_id, cluster_id, host_id, seen_ms) VALUES (?, ?, ?, ?)")
                 .bind(placement.vm_id.clone())
                 .bind(placement.cluster_id.clone())
                 .bind(placement.host_id.clone())
                 .bind(now_ms())
-                .execute(&self.pool)
-                .await
-                .map_err(Error::from);
-        match inserted {
-            Ok(_) | Err(Error::Taken) => Ok(()),
-            Err(error) => Err(error),
+                .execute(&mut *transaction)
+                .await?;
         }
+        Ok(transaction.commit().await?)
     }
 
     /// Where each instance was last seen, the latest first; `most` at most.

@@ -188,8 +188,8 @@ impl Engine {
         }
         let core = self.core.clone();
         self.core.spawn(async move {
-            for placement in news {
-                if let Err(error) = core.parts.store.keep_placement(&placement).await {
+            for some in news.chunks(KEPT_AT_ONCE) {
+                if let Err(error) = core.parts.store.keep_placements(some).await {
                     return tracing::warn!(%error, "where instances are could not be kept");
                 }
             }
@@ -220,3 +220,6 @@ impl Engine {
         Ok(self.core.parts.store.exact_sizes(&rows.collect::<Vec<_>>()).await?)
     }
 }
+
+/// Placements in one transaction: it holds up whoever else writes.
+const KEPT_AT_ONCE: usize = 500;
