@@ -40,6 +40,7 @@ impl Client {
             administers_domain: AtomicBool::new(false),
             used: Mutex::new(Instant::now()),
             answered: Mutex::new(Instant::now()),
+            looking: tokio::sync::Mutex::default(),
             apis: Cached::default(),
             jobs: Mutex::default(),
         }))
@@ -135,11 +136,21 @@ impl Client {
     }
 
     /// Whether a session that was quiet for a while is still there: after a restart of the
-    /// management server it is not. `false` only if CloudStack says so.
+    /// management server it is not. `false` only if CloudStack says so. Many who ask at once cost
+    /// one call.
     pub async fn is_alive(&self) -> bool {
-        let quiet = self.0.answered.lock().is_ok_and(|answered| answered.elapsed() > DOUBTFUL);
-        let asked = !self.is_stateless() && quiet;
-        !asked || !matches!(self.query(PROBE, Params::new()).await, Err(Error::SessionEnded))
+        if self.is_stateless() || !self.is_quiet() {
+            return true;
+        }
+        let _looking = self.0.looking.lock().await;
+        if self.has_ended() {
+            return false;
+        }
+        !self.is_quiet() || !matches!(self.query(PROBE, Params::new()).await, Err(Error::SessionEnded))
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.0.answered.lock().is_ok_and(|answered| answered.elapsed() > DOUBTFUL)
     }
 
     /// What a 401 on a signed call means: CloudStack answers it for bad keys and for a command it
@@ -178,6 +189,8 @@ pub(super) struct Inner {
     used: Mutex<Instant>,
     /// The last success.
     answered: Mutex<Instant>,
+    /// Held by whoever looks whether the session is still there.
+    looking: tokio::sync::Mutex<()>,
     pub(super) apis: Cached,
     pub(super) jobs: Mutex<Watched>,
 }

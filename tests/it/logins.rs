@@ -201,11 +201,25 @@ async fn a_storm_of_two_hundred_clients_costs_one_login() {
         futures_util::future::join_all((0..200).map(|_| cloud.login("alice@acme", "password", path))).await;
     assert!(all.iter().all(|answer| answer.status() == 200));
     assert_eq!((calls(&cloud, "login"), calls(&cloud, "getUserKeys")), (1, 1));
+    // the same for a session that was quiet for a while, and for one that a restart has ended
+    for (restarted, logins) in [(false, 1), (true, 2)] {
+        assert_eq!(cloud.login("dave@acme", "password", path).await.status(), 200);
+        if restarted {
+            cloud.tell("restart", "").await;
+        }
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        let before = calls(&cloud, "listCapabilities");
+        let all = (0..200).map(|_| cloud.login("dave@acme", "password", path));
+        assert!(futures_util::future::join_all(all).await.iter().all(|answer| answer.status() == 200));
+        assert_eq!(calls(&cloud, "listCapabilities") - before, 1);
+        assert_eq!(calls(&cloud, "login"), 1 + logins);
+    }
+    let logins = calls(&cloud, "login");
     // a wrong password in as many hands reaches CloudStack once, and the user is not locked
     let all =
         futures_util::future::join_all((0..200).map(|_| cloud.login("bob@globex", "wrong", path))).await;
     assert!(all.iter().all(|answer| answer.status() == 401));
-    assert_eq!(calls(&cloud, "login"), 2);
+    assert_eq!(calls(&cloud, "login"), logins + 1);
     assert_eq!(cloud.login("bob@globex", "password", path).await.status(), 200);
 }
 
