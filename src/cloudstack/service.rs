@@ -98,21 +98,16 @@ impl Service {
         self.0.volume(&of.id).await
     }
 
-    /// The same instances with their hosts, by id: one by its id, many by one list that `within`, a
-    /// domain's id, may narrow.
+    /// The same instances with their hosts, by id. `within`, a domain's id, may narrow the list.
     pub async fn instances(
         &self,
         of: &[Owned<VirtualMachine>],
         within: Option<&str>,
     ) -> Result<HashMap<String, VirtualMachine>, Error> {
-        let params = match of {
-            [] => return Ok(HashMap::new()),
-            [only] => Params::new().set("id", &only.id),
-            _ => narrowed(within),
-        };
+        let Some(params) = about(of, "id", |vm| &vm.id, within) else { return Ok(HashMap::new()) };
         let rows = self.0.virtual_machines(params.set("details", "min")).await?;
-        let mut rows: HashMap<_, _> = rows.into_iter().map(|row| (row.id.clone(), row)).collect();
-        Ok(of.iter().filter_map(|own| rows.remove_entry(&own.id)).collect())
+        let rows = rows.into_iter().map(|row| (row.id.clone(), row));
+        Ok(shown(of, |vm| &vm.id, rows.collect()))
     }
 
     /// The boot volumes of these instances with their pools, by instance.
@@ -121,15 +116,11 @@ impl Service {
         of: &[Owned<VirtualMachine>],
         within: Option<&str>,
     ) -> Result<HashMap<String, Volume>, Error> {
-        let params = match of {
-            [] => return Ok(HashMap::new()),
-            [only] => Params::new().set("virtualmachineid", &only.id),
-            _ => narrowed(within),
-        };
+        let params = about(of, "virtualmachineid", |vm| &vm.id, within);
+        let Some(params) = params else { return Ok(HashMap::new()) };
         let rows = self.0.volumes(params.set("type", "ROOT")).await?;
-        let by_vm = rows.into_iter().filter_map(|row| Some((row.virtualmachineid.clone()?, row)));
-        let mut rows: HashMap<_, _> = by_vm.collect();
-        Ok(of.iter().filter_map(|own| rows.remove_entry(&own.id)).collect())
+        let rows = rows.into_iter().filter_map(|row| Some((row.virtualmachineid.clone()?, row)));
+        Ok(shown(of, |vm| &vm.id, rows.collect()))
     }
 
     /// The same volumes with their pools, by id.
@@ -138,20 +129,27 @@ impl Service {
         of: &[Owned<Volume>],
         within: Option<&str>,
     ) -> Result<HashMap<String, Volume>, Error> {
-        let params = match of {
-            [] => return Ok(HashMap::new()),
-            [only] => Params::new().set("id", &only.id),
-            _ => narrowed(within),
-        };
-        let rows = self.0.volumes(params).await?;
-        let mut rows: HashMap<_, _> = rows.into_iter().map(|row| (row.id.clone(), row)).collect();
-        Ok(of.iter().filter_map(|own| rows.remove_entry(&own.id)).collect())
+        let Some(params) = about(of, "id", |volume| &volume.id, within) else { return Ok(HashMap::new()) };
+        let rows = self.0.volumes(params).await?.into_iter().map(|row| (row.id.clone(), row));
+        Ok(shown(of, |volume| &volume.id, rows.collect()))
     }
 }
 
-fn narrowed(within: Option<&str>) -> Params {
-    match within {
-        None => Params::new(),
-        Some(domain) => Params::new().set("domainid", domain).set("isrecursive", "true"),
+/// What to ask: nothing about none, one by its id, many by one list.
+fn about<T>(of: &[Owned<T>], name: &str, id: impl Fn(&T) -> &String, within: Option<&str>) -> Option<Params> {
+    match (of, within) {
+        ([], _) => None,
+        ([only], _) => Some(Params::new().set(name, id(only))),
+        (_, None) => Some(Params::new()),
+        (_, Some(domain)) => Some(Params::new().set("domainid", domain).set("isrecursive", "true")),
     }
+}
+
+/// Only what the caller was shown leaves this module, whatever the list held besides.
+fn shown<T, R>(
+    of: &[Owned<T>],
+    id: impl Fn(&T) -> &String,
+    mut rows: HashMap<String, R>,
+) -> HashMap<String, R> {
+    of.iter().filter_map(|own| rows.remove_entry(id(own))).collect()
 }
