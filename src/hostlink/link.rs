@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use crate::imageio::api::{
-    Backup, BackupEnd, BackupRequest, Cause, Export, ExportEnd, ExportEndRequest, ExportRequest, Info,
-    Refusal, Ticket, TicketInfo, Volume, VolumeRef, VolumeRequest,
+    Backup, BackupEnd, BackupRequest, Cause, Export, ExportEnd, ExportEndRequest, ExportRequest, Forget,
+    Forgotten, Info, Look, Looked, Refusal, Ticket, TicketInfo, Volume, VolumeRef, VolumeRequest,
 };
 use crate::tls;
 
@@ -102,6 +102,16 @@ impl HostLink {
     pub async fn end_backup(&self, host: &str, id: &str) -> Result<BackupEnd, Error> {
         let path = format!("backups/{}", escape(id));
         self.call(host, Method::DELETE, "DELETE /backups", &path, None::<&()>, LONG).await
+    }
+
+    /// The bitmaps of an instance's images, as they are now.
+    pub async fn look_at_checkpoints(&self, host: &str, look: &Look) -> Result<Looked, Error> {
+        self.call(host, Method::POST, "POST /checkpoints/look", "checkpoints/look", Some(look), LONG).await
+    }
+
+    pub async fn delete_checkpoints(&self, host: &str, forget: &Forget) -> Result<Forgotten, Error> {
+        let path = "checkpoints/delete";
+        self.call(host, Method::POST, "POST /checkpoints/delete", path, Some(forget), LONG).await
     }
 
     pub async fn start_export(&self, host: &str, id: &str, request: &ExportRequest) -> Result<Export, Error> {

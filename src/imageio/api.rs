@@ -6,6 +6,8 @@
 //! | `PUT /backups/{id}` | [`BackupRequest`] → [`Backup`]; returns when the exports answer (idempotent by id) |
 //! | `GET /backups/{id}` | → [`Backup`]; 404 when this host knows none |
 //! | `DELETE /backups/{id}` | → [`BackupEnd`]; ends the job and its exports; 200 also when there is none |
+//! | `POST /checkpoints/look` | [`Look`] → [`Looked`]: the bitmaps of an instance's images |
+//! | `POST /checkpoints/delete` | [`Forget`] → [`Forgotten`]: bitmaps and libvirt's metadata, disk by disk |
 //! | `PUT /exports/{id}` | [`ExportRequest`] → [`Export`] (idempotent by id) |
 //! | `DELETE /exports/{id}` | [`ExportEndRequest`] → [`ExportEnd`]; flushes, closes, and for a file upload checks and renames |
 //! | `PUT /volumes/{name}` | [`VolumeRequest`] → [`Volume`]; a new empty qcow2, 409 if the name is taken |
@@ -40,6 +42,10 @@ pub struct Ticket {
     pub sparse: bool,
     #[serde(default)]
     pub dirty: bool,
+    /// With `dirty`, of a disk that went full in an incremental backup: every extent is answered as
+    /// dirty, so that a client which reads only those misses nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_dirty: bool,
 }
 
 impl std::fmt::Debug for Ticket {
@@ -102,6 +108,29 @@ pub struct BackupDisk {
     /// CloudStack's volume id; its first 20 hex digits are the disk's serial in the domain.
     pub id: String,
     pub volume: VolumeRef,
+    /// What the backup of this disk is to be incremental from, if it can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
+}
+
+/// The bitmap that tells what changed since an earlier backup, and what must still be as it was then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// The checkpoint's name, which is its bitmap's name on every disk.
+    pub checkpoint: String,
+    /// The virtual size at that time: another one makes this disk full.
+    pub size: u64,
+}
+
+/// A checkpoint as the gateway knows it; libvirt forgets its own whenever a domain ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// `ovgw-INSTALLATION-ID`: never another program's.
+    pub name: String,
+    /// Seconds since 1970.
+    pub created: i64,
+    /// The disks that have its bitmap, by volume id.
+    pub disks: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +148,17 @@ pub struct BackupRequest {
     pub instance: String,
     pub source: Source,
     pub disks: Vec<BackupDisk>,
+    /// The checkpoint to make with the backup, on every disk that can carry a bitmap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// Every checkpoint of the instance that is alive or still to be deleted. A bitmap with the same
+    /// `ovgw-INSTALLATION-` that is none of these is a leftover, and goes.
+    #[serde(default)]
+    pub known: Vec<Checkpoint>,
+    /// Whether the guest's file systems must be frozen while the point in time is taken; if they
+    /// cannot be, there is no backup.
+    #[serde(default)]
+    pub freeze: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,6 +187,84 @@ pub struct BackupExport {
     /// The virtual size of the export, which decides.
     pub size: u64,
     pub url: String,
+    /// Whether the export has the bitmap of the base: then what is not dirty did not change.
+    #[serde(default)]
+    pub incremental: bool,
+    /// Why there is none although a base was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_full: Option<String>,
+    /// Whether this disk carries the bitmap of the new checkpoint.
+    #[serde(default)]
+    pub checkpoint: bool,
+    /// Known checkpoints whose bitmap on this disk cannot be used again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
+}
+
+/// Which images to look at for bitmaps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    pub instance: String,
+    pub source: Source,
+    pub disks: Vec<BackupDisk>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Looked {
+    pub disks: Vec<LookedDisk>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookedDisk {
+    pub id: String,
+    pub size: u64,
+    /// Those of the active layer only, of whatever program.
+    pub bitmaps: Vec<Bitmap>,
+}
+
+/// A dirty bitmap of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bitmap {
+    pub name: String,
+    /// Bytes per bit.
+    pub granularity: u64,
+    pub recording: bool,
+    /// False after a crash of qemu: what it says is not true.
+    pub consistent: bool,
+}
+
+/// Checkpoints to delete. Each bitmap records by itself since its own time, so that the others stay
+/// as true as they were.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forget {
+    pub instance: String,
+    pub source: Source,
+    pub disks: Vec<BackupDisk>,
+    pub checkpoints: Vec<Checkpoint>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// One per disk and checkpoint of the request.
+    pub bitmaps: Vec<ForgottenBitmap>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForgottenBitmap {
+    pub disk: String,
+    pub checkpoint: String,
+    pub outcome: ForgetOutcome,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForgetOutcome {
+    /// It is not in the image any more, wherever in the chain, or never was.
+    Gone,
+    /// It is in a layer, or of a kind, that cannot be changed now: ask again later.
+    Later,
 }
 
 /// The verdict over a backup at its end.

@@ -138,7 +138,7 @@ impl<R: Runner> Desk<R> {
             let size = virsh.capacity(&instance, &disk.target).await?;
             total = total.saturating_add(size);
             let url = format!("nbd:unix:{}:exportname={}", open.socket.display(), disk.target);
-            exports.push(BackupExport { id: wanted.id.clone(), size, url });
+            exports.push(whole(wanted.id.clone(), size, url));
             let scratch = self.settings.scratch_dir.join(format!("{}.scratch", records::token()));
             chosen.push((disk.target.clone(), scratch.clone()));
             open.disks.push(OpenDisk {
@@ -175,7 +175,7 @@ impl<R: Runner> Desk<R> {
             let (files, size) = pools::chain(&self.settings, &self.runner, &wanted.volume).await?;
             let server = Server::new(&self.settings.run_dir);
             let url = format!("nbd:unix:{}", server.socket.display());
-            exports.push(BackupExport { id: wanted.id.clone(), size, url });
+            exports.push(whole(wanted.id.clone(), size, url));
             let stamps = files.iter().map(|file| Stamp::of(file)).collect::<Result<_, _>>()?;
             images.extend(files.into_iter().next().map(|image| (image, server.clone())));
             open.disks.push(OpenDisk { server, scratch: None, files: stamps });
@@ -243,6 +243,10 @@ impl<R: Runner> Desk<R> {
             (self.on_gone)(&disk.url);
         }
     }
+}
+
+fn whole(id: String, size: u64, url: String) -> BackupExport {
+    BackupExport { id, size, url, incremental: false, why_full: None, checkpoint: false, lost: Vec::new() }
 }
 
 fn ours(job: &str, socket: &Path) -> bool {

@@ -335,6 +335,7 @@ mod tests {
             filename: None,
             sparse: false,
             dirty: false,
+            all_dirty: false,
         };
         tickets.install(ticket).expect("room");
         tickets

@@ -144,6 +144,9 @@ impl Core {
                 Source::Stopped => api::Source::Stopped,
             },
             disks: disks.iter().map(described).collect(),
+            checkpoint: None,
+            known: Vec::new(),
+            freeze: false,
         };
         let hosts = self.hosts()?;
         let host = backup.host_address.clone().unwrap_or_default();
@@ -321,7 +324,7 @@ fn described(disk: &BackupDisk) -> api::BackupDisk {
     let pool =
         api::Pool { id: disk.pool_id.clone(), kind: disk.pool_kind.clone(), path: disk.pool_path.clone() };
     let volume = api::VolumeRef { pool, path: disk.volume_path.clone() };
-    api::BackupDisk { id: disk.disk_id.clone(), volume }
+    api::BackupDisk { id: disk.disk_id.clone(), volume, base: None }
 }
 
 /// How long a host may be away while a backup begins.

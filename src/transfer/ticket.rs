@@ -42,6 +42,7 @@ pub(super) fn ticket(secret: &HmacSecret, transfer: &Transfer) -> Option<Ticket>
         filename: None,
         sparse: transfer.direction == Direction::Upload,
         dirty: false,
+        all_dirty: false,
     })
 }
 
