@@ -29,7 +29,7 @@ impl Core {
     /// Until the engine closes.
     pub(super) async fn sweep(self: Arc<Self>) {
         let pause = Duration::from_secs(self.parts.backup.poll.max(1));
-        let mut undone = Instant::now();
+        let (mut undone, mut protected) = (Instant::now(), Instant::now());
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -41,6 +41,15 @@ impl Core {
                     warn!(%error, "half-made objects could not be looked after");
                 }
             }
+            if protected.elapsed() > PROTECT_PAUSE {
+                protected = Instant::now();
+                if let Err(error) = self.protect_instances().await {
+                    warn!(%error, "snapshots with memory could not be looked for");
+                }
+            }
+            if let Err(error) = self.forget_bitmaps_of_all().await {
+                warn!(%error, "bitmaps to delete could not be looked for");
+            }
             if let Err(error) = self.look().await {
                 warn!(%error, "the open backups and transfers could not be looked after");
             }
@@ -49,6 +58,9 @@ impl Core {
 
     async fn look(self: &Arc<Self>) -> Result<(), Error> {
         let backups = self.parts.store.open_backups().await?;
+        if let Err(error) = self.yield_to_snapshots(&backups).await {
+            warn!(%error, "new snapshots could not be looked for");
+        }
         each(backups, |backup| self.clone().look_at_backup(backup)).await;
         let transfers = self.parts.store.open_transfers().await?;
         each(transfers, |transfer| self.clone().look_at_transfer(transfer)).await;
@@ -58,8 +70,9 @@ impl Core {
     async fn resume_backup(self: Arc<Self>, backup: Backup) {
         let (core, id) = (self.clone(), backup.id.clone());
         match backup.phase {
-            BackupPhase::Initializing | BackupPhase::Starting => {
-                let old = now_ms() - backup.created_ms > OLDEST_START_MS;
+            BackupPhase::Initializing => self.spawn(async move { core.drive_backup(&id).await }),
+            BackupPhase::Starting => {
+                let old = now_ms() - backup.modified_ms > OLDEST_START_MS;
                 match old {
                     true => self.fail_backup(&id, "the gateway was away while it started").await,
                     false => self.spawn(async move { core.drive_backup(&id).await }),
@@ -105,6 +118,9 @@ impl Core {
         };
         if let Some(reason) = reason {
             return self.fail_backup(&backup.id, &reason).await;
+        }
+        if self.is_stale(&backup).await.unwrap_or(false) {
+            return self.fail_backup(&backup.id, "its client went silent").await;
         }
         if backup.source == Source::Stopped
             && let Err(error @ Error::Conflict { .. }) = self.still_stopped(&backup).await
@@ -205,6 +221,8 @@ async fn each<T, F: Future<Output = ()>>(rows: Vec<T>, look: impl Fn(T) -> F) {
     futures_util::stream::iter(rows).for_each_concurrent(AT_ONCE, look).await;
 }
 
+/// How often snapshots with memory are looked for.
+const PROTECT_PAUSE: Duration = Duration::from_secs(30);
 /// What could not be undone is tried again after so long.
 const UNDO_PAUSE: Duration = Duration::from_secs(30);
 const AT_ONCE: usize = 16;
