@@ -193,6 +193,8 @@ fn api_routes() -> Router<Gateway> {
         .route("/imagetransfers", get(transfers::list).post(transfers::start))
         .route("/imagetransfers/{transfer}", get(transfers::one))
         .route("/imagetransfers/{transfer}/finalize", post(transfers::finalize))
+        .route("/imagetransfers/{transfer}/pause", post(transfers::pause))
+        .route("/imagetransfers/{transfer}/resume", post(transfers::resume))
         .route("/imagetransfers/{transfer}/cancel", post(transfers::cancel))
         .route("/users/{id}", get(api::user))
         .route("/tags", get(tags::list))

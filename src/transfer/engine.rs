@@ -153,6 +153,19 @@ impl Engine {
         self.core.run(async move { core.cancel_transfer(&id).await }).await
     }
 
+    /// Ends work under its ticket; what was written stays.
+    pub async fn pause_transfer(&self, caller: &Caller, id: &str) -> Result<Transfer, Error> {
+        let id = self.transfer(caller, id).await?.id;
+        let core = self.core.clone();
+        self.core.run(async move { core.pause_transfer(&id).await }).await
+    }
+
+    pub async fn resume_transfer(&self, caller: &Caller, id: &str) -> Result<Transfer, Error> {
+        let id = self.transfer(caller, id).await?.id;
+        let core = self.core.clone();
+        self.core.run(async move { core.resume_transfer_now(&id).await }).await
+    }
+
     /// Where its image is read or written, while a ticket for that exists. A secret.
     pub fn transfer_url(&self, transfer: &Transfer) -> Option<String> {
         let parts = &self.core.parts;

@@ -289,6 +289,38 @@ impl Core {
         self.transfer_row(&transfer.id).await
     }
 
+    /// Its ticket goes, its export stays; one that is paused already is answered as it is.
+    pub(super) async fn pause_transfer(self: Arc<Self>, id: &str) -> Result<Transfer, Error> {
+        let Some(transfer) = self.move_transfer(id, TransferEvent::PauseByUser, |_| ()).await? else {
+            let transfer = self.transfer_row(id).await?;
+            return match transfer.phase {
+                TransferPhase::PausedUser => Ok(transfer),
+                phase => Err(Error::conflict(format!("a transfer in phase {phase} cannot be paused"))),
+            };
+        };
+        let name = ticket::id(&self.parts.secret, &transfer);
+        // the sweep tries again
+        if let Err(error) = self.hosts()?.delete_ticket(&transfer.host_address, &name).await {
+            tracing::warn!(transfer = id, %error, "the ticket of a paused transfer is not taken away yet");
+        }
+        Ok(transfer)
+    }
+
+    /// The same ticket again; one that goes on already is answered as it is.
+    pub(super) async fn resume_transfer_now(self: Arc<Self>, id: &str) -> Result<Transfer, Error> {
+        if let Some(transfer) = self.move_transfer(id, TransferEvent::ResumeByUser, |_| ()).await? {
+            if let Err(error) = self.install_again(&transfer).await {
+                tracing::warn!(transfer = id, %error, "a resumed transfer has no ticket yet");
+            }
+            return self.transfer_row(id).await;
+        }
+        let transfer = self.transfer_row(id).await?;
+        match transfer.phase {
+            TransferPhase::Transferring | TransferPhase::Resuming => Ok(transfer),
+            phase => Err(Error::conflict(format!("a transfer in phase {phase} cannot be resumed"))),
+        }
+    }
+
     /// Ends a transfer from our side, for a reason that its row keeps.
     pub(super) async fn stop_transfer(&self, id: &str, reason: &str) -> Result<(), Error> {
         let kept = |row: &mut Transfer| row.error = Some(reason.to_owned());
