@@ -4,6 +4,7 @@
 #![allow(clippy::panic)]
 
 mod auth;
+mod checkpoints;
 mod cloudstack;
 mod codec;
 mod costs;
