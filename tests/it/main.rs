@@ -26,6 +26,7 @@ mod mapped;
 mod nbd;
 mod ovf;
 mod places;
+mod queue;
 mod recordings;
 mod records;
 mod restores;
