@@ -2,6 +2,9 @@
 //!
 //! FILE keeps what was reached, so that several runs add up.
 
+// a test that fails panics: that is what it is for
+#![allow(clippy::panic)]
+
 #[path = "../it/support/mod.rs"]
 #[allow(dead_code, reason = "the integration tests use all of it")]
 mod support;
