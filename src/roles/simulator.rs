@@ -21,6 +21,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
             latency: Duration::from_millis(options.latency_ms),
             snapshot_wait: Duration::from_secs(options.snapshot_wait),
             version,
+            instance_name: options.instance_name,
             hosts: options.hosts,
             servers: options.servers,
             enforce_post: options.enforce_post,

@@ -280,15 +280,34 @@ impl Cloud {
         Ok(())
     }
 
+    /// The domain anew; all the while the instance is `Running`.
+    pub async fn reboot(&self, vm: &str) -> Result<(), Refusal> {
+        let Some(libvirt) = &self.libvirt else { return Ok(()) };
+        let failed = |text: String| Refusal::new(530, format!("Failed to reboot vm: {text}"));
+        let xml = {
+            let world = self.world();
+            world.vms.get(vm).map(|row| domain::xml(&world, row))
+        };
+        libvirt.destroy(vm).await.map_err(failed)?;
+        libvirt.start(&xml.unwrap_or_default(), &self.dir, vm).await.map_err(failed)
+    }
+
     /// Notices domains that ended by themselves: without an event, as CloudStack does.
     pub async fn look(&self) {
         let Some(libvirt) = &self.libvirt else { return };
         let Ok(running) = libvirt.running().await else { return };
-        let gone: Vec<String> = {
+        let mut gone: Vec<String> = {
             let world = self.world();
             let lost = world.vms.values().filter(|vm| vm.state == "Running" && !running.contains(&vm.id));
             lost.map(|vm| vm.id.clone()).collect()
         };
+        if gone.is_empty() {
+            return;
+        }
+        // a reboot is no end
+        tokio::time::sleep(SECOND_LOOK).await;
+        let Ok(running) = libvirt.running().await else { return };
+        gone.retain(|id| !running.contains(id));
         for id in gone {
             self.change(|world| {
                 if let Some(vm) = world.vms.get_mut(&id) {
@@ -316,3 +335,4 @@ fn class(command: &str) -> String {
 /// How long a job takes at least: clients must wait for it.
 const JOB_TIME: Duration = Duration::from_millis(200);
 const MAX_JOBS: usize = 5000;
+const SECOND_LOOK: Duration = Duration::from_secs(2);

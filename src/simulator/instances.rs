@@ -285,8 +285,7 @@ pub async fn perform(
                     format!("Unable to find a virtual machine with id {vm} in running state"),
                 ));
             }
-            cloud.power_off(vm).await?;
-            cloud.power_on(vm).await?;
+            cloud.reboot(vm).await?;
         }
         "destroyVirtualMachine" => {
             let expunge = params.flag("expunge");

@@ -54,6 +54,8 @@ pub struct Config {
     /// How long a VM snapshot waits for a backup job to end.
     pub snapshot_wait: Duration,
     pub version: Version,
+    /// `instance.name` of a new world: several worlds on one libvirt need several.
+    pub instance_name: String,
     /// Of a new world; the second and all others are in a second cluster, at 127.0.0.2 and so on.
     pub hosts: u8,
     /// Management servers behind the one address.
@@ -109,7 +111,11 @@ impl Simulator {
         let state = dir.join("state.json");
         let known = World::load(&state).map_err(at(&state))?;
         let fresh = known.is_none();
-        let mut world = known.unwrap_or_else(|| seed::world(&dir, config.instances, config.hosts));
+        let mut world = known.unwrap_or_else(|| {
+            let mut world = seed::world(&dir, config.instances, config.hosts);
+            world.instance_name.clone_from(&config.instance_name);
+            world
+        });
         match fresh {
             true => furnish(&mut world).await?,
             false => world.fail_lost_jobs(),

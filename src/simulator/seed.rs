@@ -139,6 +139,7 @@ pub fn world(dir: &Path, instances: usize, hosts: u8) -> World {
         jobs: BTreeMap::new(),
         events: Vec::new(),
         next: 10,
+        instance_name: "VM".into(),
     };
     for index in 0..instances {
         instance(&mut world, index);

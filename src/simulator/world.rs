@@ -35,6 +35,9 @@ pub struct World {
     pub events: Vec<Value>,
     /// CloudStack's database ids: they order lists and name instances.
     pub next: u64,
+    /// `instance.name`, the end of every domain's name.
+    #[serde(default = "usual_instance_name")]
+    pub instance_name: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -355,7 +358,7 @@ impl World {
 
     pub fn instance_name(&self, vm: &Vm) -> String {
         let account = self.account(&vm.account).map_or(0, |account| account.number);
-        format!("i-{account}-{}-VM", vm.number)
+        format!("i-{account}-{}-{}", vm.number, self.instance_name)
     }
 
     /// Whether an account may see what belongs to another.
@@ -440,6 +443,10 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(bytes)?;
     std::fs::rename(&beside, path)
+}
+
+fn usual_instance_name() -> String {
+    "VM".to_owned()
 }
 
 pub fn id() -> String {

@@ -21,6 +21,7 @@ mod golden;
 mod host;
 mod imageio;
 mod layers;
+mod life;
 mod likeness;
 mod logins;
 mod mapped;

@@ -96,7 +96,9 @@ impl Cloud {
 
     /// Whose instances are domains of this machine's libvirt.
     pub fn live(instances: usize, simulated: &[&str], more: &[(&str, String)]) -> Self {
-        Self::made(instances, simulated, more)
+        // other tests have their domains on the same libvirt
+        let name = uuid::Uuid::new_v4().simple().to_string()[..8].to_owned();
+        Self::made(instances, &[simulated, &["--instance-name", &name]].concat(), more)
     }
 
     fn made(instances: usize, simulated: &[&str], more: &[(&str, String)]) -> Self {
@@ -287,6 +289,20 @@ impl Cloud {
         let vms = self.json(user, "/ovirt-engine/api/vms").await;
         let found = vms["vm"].as_array().and_then(|vms| vms.iter().find(|vm| vm["status"] == status));
         found.and_then(|vm| vm["id"].as_str()).expect("an instance").to_owned()
+    }
+}
+
+impl Drop for Cloud {
+    /// The simulator is killed: its domains would stay.
+    fn drop(&mut self) {
+        self.simulator.kill();
+        let state = std::fs::read(self.dir.path().join("sim/state.json")).unwrap_or_default();
+        let state: Value = serde_json::from_slice(&state).unwrap_or_default();
+        let running =
+            state["vms"].as_object().into_iter().flatten().filter(|(_, vm)| vm["state"] == "Running");
+        for (id, _) in running {
+            let _ = Command::new("virsh").args(["-q", "-c", "qemu:///system", "destroy", id]).output();
+        }
     }
 }
 

@@ -106,6 +106,18 @@ pub async fn backup(cloud: &Cloud, user: &str, vm: &str) -> (String, String) {
     (id(&backup), path)
 }
 
+/// A job of CloudStack once it has ended, however.
+pub async fn job(cloud: &Cloud, id: &str) -> Value {
+    for _ in 0..600 {
+        let found = cloud.cloudstack("admin", "queryAsyncJobResult", &[("jobid", id)]).await;
+        if found["jobstatus"] != 0 {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("job {id} takes too long");
+}
+
 /// Bytes that differ everywhere and from seed to seed.
 pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
     let mut word = seed | 1;

@@ -1,6 +1,7 @@
 //! A whole site for one test: simulator, gateway and imageio of the built binary on loopback.
 
 pub mod bench;
+pub mod chain;
 pub mod cloud;
 pub mod curl;
 pub mod flow;
