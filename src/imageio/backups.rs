@@ -2,8 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, sleep};
 
 use super::Desk;
 use super::api::{
@@ -15,7 +17,7 @@ use super::pools::Chain;
 use super::records::{self, OpenBackup, OpenExport, Record, Server, Stamp};
 use super::refuse::Error;
 use super::{running, watch};
-use crate::host::{self, Runner, qemu_nbd};
+use crate::host::{Runner, qemu_nbd};
 use crate::nbd::{self, Client};
 
 /// The exports of a backup that has begun, and what keeps writers away until it is known.
@@ -229,13 +231,25 @@ impl<R: Runner> Desk<R> {
         if open.request.source == Source::Stopped {
             return Ok(());
         }
-        let virsh = self.virsh();
-        let job = virsh.backup_job(&open.request.instance).await?;
-        if job.is_some_and(|job| ours(&job, &open.socket)) {
-            match virsh.abort_job(&open.request.instance).await {
-                Ok(()) | Err(host::Error::NoDomain) => {}
-                Err(error) => return Err(error.into()),
+        let (virsh, instance) = (self.virsh(), &open.request.instance);
+        let runs = async || {
+            let job = virsh.backup_job(instance).await?;
+            Ok::<_, Error>(job.is_some_and(|job| ours(&job, &open.socket)))
+        };
+        if !runs().await? {
+            return Ok(());
+        }
+        if let Err(error) = virsh.abort_job(instance).await {
+            // it may have ended by itself just now
+            return if runs().await? { Err(error.into()) } else { Ok(()) };
+        }
+        // libvirt answers before qemu has done it
+        let until = Instant::now() + ABORT;
+        while runs().await? {
+            if Instant::now() > until {
+                return Err(Error::Conflict("the backup job of the domain does not end"));
             }
+            sleep(Duration::from_millis(20)).await;
         }
         Ok(())
     }
@@ -310,3 +324,6 @@ fn same(one: &BackupRequest, other: &BackupRequest) -> bool {
 fn ours(job: &str, socket: &Path) -> bool {
     job.contains(socket.to_string_lossy().as_ref())
 }
+
+/// Qemu ends its jobs at once, unless the storage hangs.
+const ABORT: Duration = Duration::from_secs(30);

@@ -8,10 +8,10 @@ use crate::support::bench::{BIT, Bench, SIZE};
 
 /// A prepared bench, or the end of the test where there is no libvirt.
 macro_rules! bench {
-    ($test:literal) => {
+    ($test:expr) => {
         bench!($test, &["qcow2"])
     };
-    ($test:literal, $formats:expr) => {
+    ($test:expr, $formats:expr) => {
         match Bench::with($test, $formats).await {
             Some(bench) => bench,
             None => return,
@@ -125,4 +125,261 @@ async fn a_name_that_is_not_ours_is_refused() {
     bench.known.push(json!({"name": "--object", "created": 1, "disks": []}));
     let (status, refusal) = bench.begin(&[0], None).await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{refusal}");
+}
+
+#[tokio::test]
+async fn a_crash_of_qemu_makes_the_next_backup_full() {
+    let mut bench = bench!("a_crash_of_qemu_makes_the_next_backup_full");
+    let drive = bench.disks[0].clone();
+    let stored = bench.backup(&[0], None).await;
+    bench.start();
+    // this one's bitmap never reaches the file
+    let unstored = bench.backup(&[0], Some(&stored)).await;
+    bench.write(0, BIT, BIT);
+    bench.kill();
+    let after = bench.backup(&[0], Some(&stored)).await;
+    after.assert_full(&drive, "spoilt by a crash");
+    assert_eq!(after.disk(&drive)["lost"], json!([stored.name, unstored.name]));
+    bench.write(0, 3 * BIT, BIT);
+    bench.backup(&[0], Some(&after)).await.assert_exact(&drive, &after, &[(3 * BIT, BIT)]);
+    bench.start();
+    for lost in [&stored, &unstored] {
+        let again = bench.backup(&[0], Some(lost)).await;
+        again.assert_full(&drive, "not in the active layer, or was spoilt by a crash");
+    }
+    assert!(!bench.sound(0).await.contains(&stored.name));
+    // a spoilt one can be deleted from a running domain too
+    assert!(bench.in_file(&drive.file).contains(&stored.name));
+    assert_eq!(bench.forget(&stored.name, &[0]).await[0]["outcome"], "gone");
+    assert!(!bench.in_file(&drive.file).contains(&stored.name));
+    bench.forget(&unstored.name, &[0]).await;
+    bench.write(0, 5 * BIT, BIT);
+    bench.backup(&[0], Some(&after)).await.assert_exact(&drive, &after, &[(3 * BIT, BIT), (5 * BIT, BIT)]);
+}
+
+#[tokio::test]
+async fn a_spoilt_bitmap_is_deleted_from_a_stopped_image() {
+    let mut bench = bench!("a_spoilt_bitmap_is_deleted_from_a_stopped_image");
+    let drive = bench.disks[0].clone();
+    let stored = bench.backup(&[0], None).await;
+    bench.start();
+    bench.kill();
+    assert_eq!(bench.sound(0).await, Vec::<String>::new());
+    assert_eq!(bench.forget(&stored.name, &[0]).await[0]["outcome"], "gone");
+    assert_eq!(bench.in_file(&drive.file), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_live_snapshot_keeps_the_chain_and_so_does_its_deletion() {
+    let mut bench = bench!("a_live_snapshot_keeps_the_chain_and_so_does_its_deletion");
+    bench.start();
+    let before = bench.backup(&[0], None).await;
+    bench.write(0, BIT, BIT);
+    bench.snapshot(0);
+    let drive = bench.disks[0].clone();
+    bench.write(0, 3 * BIT, BIT);
+    let across = bench.backup(&[0], Some(&before)).await;
+    across.assert_exact(&drive, &before, &[(BIT, BIT), (3 * BIT, BIT)]);
+    bench.write(0, 5 * BIT, BIT);
+    // an export of a stopped image tells of one layer's bitmap only: never the half of it
+    bench.stop();
+    bench.backup(&[0], Some(&before)).await.assert_full(&drive, "two layers");
+    bench.backup(&[0], Some(&across)).await.assert_exact(&drive, &across, &[(5 * BIT, BIT)]);
+    bench.start();
+    let all = [(BIT, BIT), (3 * BIT, BIT), (5 * BIT, BIT)];
+    bench.backup(&[0], Some(&before)).await.assert_exact(&drive, &before, &all);
+    bench.commit(0);
+    bench.write(0, 7 * BIT, BIT);
+    let after = bench.backup(&[0], Some(&across)).await;
+    after.assert_exact(&drive, &across, &[(5 * BIT, BIT), (7 * BIT, BIT)]);
+    bench.stop();
+    bench.write(0, 9 * BIT, BIT);
+    let all = [(BIT, BIT), (3 * BIT, BIT), (5 * BIT, BIT), (7 * BIT, BIT), (9 * BIT, BIT)];
+    bench.backup(&[0], Some(&before)).await.assert_exact(&drive, &before, &all);
+}
+
+#[tokio::test]
+async fn a_bitmap_behind_the_active_layer_is_no_base() {
+    let mut bench = bench!("a_bitmap_behind_the_active_layer_is_no_base");
+    let before = bench.backup(&[0], None).await;
+    let below = bench.disks[0].file.clone();
+    bench.snapshot(0);
+    let drive = bench.disks[0].clone();
+    bench.write(0, BIT, BIT);
+    bench.backup(&[0], Some(&before)).await.assert_full(&drive, "not in the active layer");
+    bench.start();
+    bench.write(0, 3 * BIT, BIT);
+    let live = bench.backup(&[0], Some(&before)).await;
+    live.assert_full(&drive, "not in the active layer");
+    assert_eq!(live.disk(&drive)["lost"], json!([before.name]));
+    // a running domain only reads that layer
+    assert_eq!(bench.forget(&before.name, &[0]).await[0]["outcome"], "later");
+    bench.known.push(json!({"name": before.name, "created": 1, "disks": [drive.id]}));
+    bench.stop();
+    assert!(bench.in_file(&below).contains(&before.name));
+    assert_eq!(bench.forget(&before.name, &[0]).await[0]["outcome"], "gone");
+    assert_eq!(bench.in_file(&below), Vec::<String>::new());
+    bench.write(0, 5 * BIT, BIT);
+    bench.backup(&[0], Some(&live)).await.assert_exact(&drive, &live, &[(5 * BIT, BIT)]);
+}
+
+#[tokio::test]
+async fn raw_disks_and_disks_that_are_new_go_full_beside_others() {
+    let test = "raw_disks_and_disks_that_are_new_go_full_beside_others";
+    let mut bench = bench!(test, &["qcow2", "raw", "qcow2", "qcow2"]);
+    bench.start();
+    let drives = bench.disks.clone();
+    let first = bench.backup(&[0, 1, 3], None).await;
+    assert_eq!(first.disk(&drives[1])["checkpoint"], false);
+    for n in 0..4 {
+        bench.write(n, BIT * n as u64, BIT);
+    }
+    let second = bench.backup(&[0, 1, 2], Some(&first)).await;
+    second.assert_exact(&drives[0], &first, &[(0, BIT)]);
+    second.assert_full(&drives[1], "raw");
+    second.assert_full(&drives[2], "not part of the earlier backup");
+    // the one that was left out has a base still
+    bench.write(3, 7 * BIT, BIT);
+    let third = bench.backup(&[3], Some(&first)).await;
+    third.assert_exact(&drives[3], &first, &[(3 * BIT, BIT), (7 * BIT, BIT)]);
+    let fourth = bench.backup(&[2, 0], Some(&second)).await;
+    fourth.assert_exact(&drives[0], &second, &[]);
+    fourth.assert_exact(&drives[2], &second, &[]);
+    assert_eq!(bench.left(), 0);
+}
+
+#[tokio::test]
+async fn a_disk_that_grew_is_full_once() {
+    let mut bench = bench!("a_disk_that_grew_is_full_once");
+    let drive = bench.disks[0].clone();
+    for running in [true, false] {
+        if running {
+            bench.start();
+        }
+        let before = bench.backup(&[0], None).await;
+        let grown = before.disks[&drive.id].size + BIT;
+        if running {
+            bench.virsh("blockresize", &["vda", &format!("{grown}B")]);
+        } else {
+            crate::support::bench::ok(
+                "qemu-img",
+                &["resize", "-q", "-f", "qcow2", &crate::support::bench::text(&drive.file), &grown.to_string()],
+            );
+        }
+        let after = bench.backup(&[0], Some(&before)).await;
+        after.assert_full(&drive, "its size was");
+        assert_eq!(after.disks[&drive.id].size, grown);
+        bench.write(0, grown - 1, 1);
+        bench.backup(&[0], Some(&after)).await.assert_exact(&drive, &after, &[(grown - BIT, BIT)]);
+        if running {
+            bench.stop();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_disk_attached_under_another_name_keeps_its_chain() {
+    let test = "a_disk_attached_under_another_name_keeps_its_chain";
+    let mut bench = bench!(test, &["qcow2", "qcow2", "qcow2"]);
+    bench.start();
+    let first = bench.backup(&[0, 1, 2], None).await;
+    bench.write(1, BIT, BIT);
+    bench.write(2, 2 * BIT, BIT);
+    // the two change places
+    for n in [1, 2] {
+        bench.detach(&bench.disks[n]);
+    }
+    bench.write(1, 3 * BIT, BIT);
+    (bench.disks[1].target, bench.disks[2].target) = ("vdc".into(), "vdb".into());
+    for n in [1, 2] {
+        bench.virsh_with("attach-device", &["--live"], &Bench::disk_xml(&bench.disks[n]));
+    }
+    bench.write(1, 5 * BIT, BIT);
+    let second = bench.backup(&[0, 1, 2], Some(&first)).await;
+    second.assert_exact(&bench.disks[0], &first, &[]);
+    second.assert_exact(&bench.disks[1], &first, &[(BIT, BIT), (3 * BIT, BIT), (5 * BIT, BIT)]);
+    second.assert_exact(&bench.disks[2], &first, &[(2 * BIT, BIT)]);
+    // of a disk that is not attached its file is asked
+    bench.detach(&bench.disks[2]);
+    let gone = bench.forget(&first.name, &[0, 1, 2]).await;
+    assert!(gone.as_array().expect("bitmaps").iter().all(|bitmap| bitmap["outcome"] == "gone"), "{gone}");
+    for drive in &bench.disks {
+        assert!(!bench.in_file(&drive.file).contains(&first.name), "{}", drive.target);
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_went_back_in_time_is_full() {
+    let mut bench = bench!("an_image_that_went_back_in_time_is_full");
+    let drive = bench.disks[0].clone();
+    let first = bench.backup(&[0], None).await;
+    let copy = drive.file.with_extension("copy");
+    std::fs::copy(&drive.file, &copy).expect("copy");
+    bench.start();
+    bench.write(0, BIT, BIT);
+    let second = bench.backup(&[0], Some(&first)).await;
+    bench.stop();
+    std::fs::copy(&copy, &drive.file).expect("copy");
+    let stopped = bench.backup(&[0], Some(&first)).await;
+    stopped.assert_full(&drive, "not the one it was");
+    assert_eq!(stopped.disk(&drive)["lost"], json!([first.name, second.name]));
+    std::fs::copy(&copy, &drive.file).expect("copy");
+    bench.start();
+    bench.backup(&[0], Some(&first)).await.assert_full(&drive, "not the one it was");
+    let newest = bench.backup(&[0], Some(&stopped)).await;
+    newest.assert_full(&drive, "not in the active layer");
+}
+
+#[tokio::test]
+async fn leftovers_of_our_installation_go_and_others_stay() {
+    let mut bench = bench!("leftovers_of_our_installation_go_and_others_stay");
+    let file = bench.disks[0].file.clone();
+    let ours = "ovgw-0123abcd-ffffffffffffffffffffffffffffffff";
+    let theirs = ["ovgw-ffffffff-ffffffffffffffffffffffffffffffff", "their-own"];
+    let add = |name: &str| {
+        let file = crate::support::bench::text(&file);
+        crate::support::bench::ok("qemu-img", &["bitmap", "--add", "-f", "qcow2", &file, name]);
+    };
+    theirs.iter().for_each(|name| add(name));
+    for running in [false, true] {
+        add(ours);
+        if running {
+            bench.start();
+        }
+        let taken = bench.backup(&[0], None).await;
+        assert!(bench.sound(0).await.contains(&taken.name));
+        let names = bench.in_file(&file);
+        assert!(!names.iter().any(|name| name == ours), "{names:?}");
+        assert!(theirs.iter().all(|name| names.iter().any(|found| found == name)), "{names:?}");
+    }
+    // one that is in qemu's memory only
+    let forgotten = bench.known.pop().expect("a checkpoint");
+    bench.backup(&[0], None).await;
+    let sound = bench.sound(0).await;
+    assert!(!sound.iter().any(|name| forgotten["name"] == name.as_str()), "{sound:?}");
+}
+
+#[tokio::test]
+async fn a_start_during_a_stopped_export_fails_it_and_the_next_is_right() {
+    let mut bench = bench!("a_start_during_a_stopped_export_fails_it_and_the_next_is_right");
+    let drive = bench.disks[0].clone();
+    let first = bench.backup(&[0], None).await;
+    bench.write(0, BIT, BIT);
+    let (status, answer) = bench.begin(&[0], Some(&first)).await;
+    assert_eq!((status, &answer["disks"][0]["incremental"]), (StatusCode::OK, &json!(true)), "{answer}");
+    bench.start();
+    bench.write(0, 3 * BIT, BIT);
+    assert_eq!(bench.failed().await, "the instance was started");
+    assert!(!bench.end().await);
+    let spoilt = bench.known.last().expect("it")["name"].as_str().expect("name").to_owned();
+    assert_eq!(bench.forget(&spoilt, &[0]).await[0]["outcome"], "gone");
+    let next = bench.backup(&[0], Some(&first)).await;
+    next.assert_exact(&drive, &first, &[(BIT, BIT), (3 * BIT, BIT)]);
+    // and one that starts between the look and the end, too short for the watch
+    bench.stop();
+    bench.begin(&[0], Some(&next)).await;
+    bench.start();
+    bench.stop();
+    assert!(!bench.end().await, "an image that was open for writing is not clean");
+    assert_eq!(bench.left(), 0);
 }

@@ -50,7 +50,6 @@ pub struct Taken {
     pub name: String,
     pub answer: Value,
     pub disks: HashMap<String, Read>,
-    pub clean: bool,
 }
 
 #[derive(Clone, Default)]
@@ -62,10 +61,6 @@ pub struct Read {
 }
 
 impl Bench {
-    pub async fn new(test: &str) -> Option<Self> {
-        Self::with(test, &["qcow2"]).await
-    }
-
     /// With disks of these formats. `None`, said loudly, without libvirt.
     pub async fn with(test: &str, formats: &[&'static str]) -> Option<Self> {
         if !run("virsh", &["-q", "-c", URI, "list"]).status.success() {
@@ -254,14 +249,64 @@ impl Bench {
         end["clean"] == true
     }
 
+    /// Waits until the open backup has failed; the reason.
+    pub async fn failed(&self) -> String {
+        let until = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < until {
+            let (_, backup) = self.call("GET", &format!("/backups/b{}", self.taken), Value::Null).await;
+            if backup["state"] == "failed" {
+                return backup["reason"].as_str().unwrap_or_default().to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        panic!("the backup did not fail");
+    }
+
+    /// Takes a disk out of the running domain; without a guest that listens a reset completes it.
+    pub fn detach(&self, drive: &Drive) {
+        self.virsh_with("detach-device", &["--live"], &Self::disk_xml(drive));
+        let until = Instant::now() + Duration::from_secs(20);
+        while self.virsh("dumpxml", &[]).contains(&format!("<target dev='{}'", drive.target)) {
+            assert!(Instant::now() < until, "the disk stays attached");
+            self.virsh("reset", &[]);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// A disk-only snapshot: the guest goes on in a new file.
+    pub fn snapshot(&mut self, disk: usize) {
+        let overlay = self.disks[disk].file.with_extension("overlay");
+        let place = format!("{},file={}", self.disks[disk].target, text(&overlay));
+        if self.runs() {
+            let more = ["s", "--disk-only", "--no-metadata", "--diskspec", &place];
+            self.virsh("snapshot-create-as", &more);
+        } else {
+            let base = text(&self.disks[disk].file);
+            ok("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &base, &text(&overlay)]);
+        }
+        self.disks[disk].file = overlay;
+    }
+
+    /// The snapshot is deleted: what is in the overlay goes back into its base.
+    pub fn commit(&mut self, disk: usize) {
+        let overlay = self.disks[disk].file.clone();
+        if self.runs() {
+            let target = self.disks[disk].target.clone();
+            self.virsh("blockcommit", &[&target, "--active", "--pivot", "--wait"]);
+        } else {
+            ok("qemu-img", &["commit", "-q", "-f", "qcow2", &text(&overlay)]);
+        }
+        std::fs::remove_file(&overlay).expect("overlay");
+        self.disks[disk].file = overlay.with_extension("");
+    }
+
     /// A whole backup of these disks.
     pub async fn backup(&mut self, disks: &[usize], base: Option<&Taken>) -> Taken {
         let (status, answer) = self.begin(disks, base).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
         let disks = self.read(&answer).await;
-        let clean = self.end().await;
-        assert!(clean);
-        Taken { name: checkpoint_name(self.taken), answer, disks, clean }
+        assert!(self.end().await, "the backup is not clean");
+        Taken { name: checkpoint_name(self.taken), answer, disks }
     }
 
     pub async fn forget(&mut self, checkpoint: &str, disks: &[usize]) -> Value {
