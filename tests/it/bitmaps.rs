@@ -202,6 +202,7 @@ async fn a_live_snapshot_keeps_the_chain_and_so_does_its_deletion() {
 async fn a_bitmap_behind_the_active_layer_is_no_base() {
     let mut bench = bench!("a_bitmap_behind_the_active_layer_is_no_base");
     let before = bench.backup(&[0], None).await;
+    let other = bench.backup(&[0], None).await;
     let below = bench.disks[0].file.clone();
     bench.snapshot(0);
     let drive = bench.disks[0].clone();
@@ -211,13 +212,13 @@ async fn a_bitmap_behind_the_active_layer_is_no_base() {
     bench.write(0, 3 * BIT, BIT);
     let live = bench.backup(&[0], Some(&before)).await;
     live.assert_full(&drive, "not in the active layer");
-    assert_eq!(live.disk(&drive)["lost"], json!([before.name]));
-    // a running domain only reads that layer
-    assert_eq!(bench.forget(&before.name, &[0]).await[0]["outcome"], "later");
-    bench.known.push(json!({"name": before.name, "created": 1, "disks": [drive.id]}));
-    bench.stop();
+    assert_eq!(live.disk(&drive)["lost"], json!([before.name, other.name]));
+    // libvirt reaches that layer under a running domain, and we do when it is stopped
     assert!(bench.in_file(&below).contains(&before.name));
     assert_eq!(bench.forget(&before.name, &[0]).await[0]["outcome"], "gone");
+    assert!(!bench.in_file(&below).contains(&before.name));
+    bench.stop();
+    assert_eq!(bench.forget(&other.name, &[0]).await[0]["outcome"], "gone");
     assert_eq!(bench.in_file(&below), Vec::<String>::new());
     bench.write(0, 5 * BIT, BIT);
     bench.backup(&[0], Some(&live)).await.assert_exact(&drive, &live, &[(5 * BIT, BIT)]);

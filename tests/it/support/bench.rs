@@ -117,7 +117,7 @@ impl Bench {
         let disks: String = self.disks.iter().map(Self::disk_xml).collect();
         let xml = format!(
             "<domain type='qemu'><name>bitmaps-{id}</name><uuid>{id}</uuid>{memory}\
-             <os><type arch='x86_64'>hvm</type></os><devices>{disks}</devices>\
+             <os><type arch='x86_64'>hvm</type></os><features><acpi/></features><devices>{disks}</devices>\
              <seclabel type='static' model='dac' relabel='no'><label>+0:+0</label></seclabel></domain>"
         );
         self.virsh_with("create", &[], &xml);
@@ -175,16 +175,16 @@ impl Bench {
         }
     }
 
-    /// Writes a pattern that was not there before: through the guest's device, or into the stopped image.
+    /// Writes a pattern that was not there before: through the guest's device, or into an image that nobody runs.
     pub fn write(&mut self, disk: usize, offset: u64, length: u64) {
         self.pattern = self.pattern.wrapping_add(1).max(1);
         let order = format!("write -P {} {offset} {length}", self.pattern);
         let drive = &self.disks[disk];
-        if !self.runs() {
+        let xml = if self.runs() { self.virsh("dumpxml", &[]) } else { String::new() };
+        if !xml.contains(&text(&drive.file)) {
             ok("qemu-io", &["-f", drive.format, "-c", &order, &text(&drive.file)]);
             return;
         }
-        let xml = self.virsh("dumpxml", &[]);
         let after = xml.split(&format!("<target dev='{}'", drive.target)).nth(1).expect("the disk");
         let alias = after.split("<alias name='").nth(1).and_then(|rest| rest.split('\'').next());
         let device = format!("/machine/peripheral/{}/virtio-backend", alias.expect("an alias"));
