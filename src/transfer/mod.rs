@@ -7,20 +7,25 @@
 mod attach;
 mod backup;
 mod cards;
+mod checkpoint;
 mod config;
 mod core;
 mod disk;
 mod engine;
 mod error;
+mod guard;
 mod image;
 mod instance;
 mod likeness;
 mod notes;
 mod offering;
+mod order;
 mod owned;
 mod owner;
 pub mod phase;
 mod place;
+mod queue;
+mod rebuild;
 mod request;
 mod resize;
 mod seen;
@@ -32,6 +37,7 @@ pub use config::{BackupConfig, RestoreConfig};
 pub use engine::{Engine, Parts};
 pub use error::Error;
 pub use notes::{Note, Severity};
+pub use rebuild::Rebuilt;
 pub use request::{
     Card, CreateDisk, CreateInstance, Firmware, Named, Owner, Reference, StartBackup, StartTransfer,
 };

@@ -5,6 +5,7 @@
 
 mod auth;
 mod bitmaps;
+mod checkpoints;
 mod cloudstack;
 mod codec;
 mod costs;
@@ -26,12 +27,14 @@ mod mapped;
 mod nbd;
 mod ovf;
 mod places;
+mod queue;
 mod recordings;
 mod records;
 mod restores;
 mod sdk;
 mod simulated;
 mod simulator;
+mod soak;
 mod state;
 mod support;
 mod surface;
