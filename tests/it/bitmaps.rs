@@ -1,10 +1,12 @@
 //! Incremental backups on real libvirt and real images: whatever happens in between, no changed block is
 //! missed, and what cannot be vouched for is full.
 
-use axum::http::StatusCode;
-use serde_json::json;
+use std::time::{Duration, Instant};
 
-use crate::support::bench::{BIT, Bench, SIZE};
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::bench::{BIT, Bench, SIZE, ok, text};
 
 /// A prepared bench, or the end of the test where there is no libvirt.
 macro_rules! bench {
@@ -262,10 +264,7 @@ async fn a_disk_that_grew_is_full_once() {
         if running {
             bench.virsh("blockresize", &["vda", &format!("{grown}B")]);
         } else {
-            crate::support::bench::ok(
-                "qemu-img",
-                &["resize", "-q", "-f", "qcow2", &crate::support::bench::text(&drive.file), &grown.to_string()],
-            );
+            ok("qemu-img", &["resize", "-q", "-f", "qcow2", &text(&drive.file), &grown.to_string()]);
         }
         let after = bench.backup(&[0], Some(&before)).await;
         after.assert_full(&drive, "its size was");
@@ -338,8 +337,7 @@ async fn leftovers_of_our_installation_go_and_others_stay() {
     let ours = "ovgw-0123abcd-ffffffffffffffffffffffffffffffff";
     let theirs = ["ovgw-ffffffff-ffffffffffffffffffffffffffffffff", "their-own"];
     let add = |name: &str| {
-        let file = crate::support::bench::text(&file);
-        crate::support::bench::ok("qemu-img", &["bitmap", "--add", "-f", "qcow2", &file, name]);
+        ok("qemu-img", &["bitmap", "--add", "-f", "qcow2", &text(&file), name]);
     };
     theirs.iter().for_each(|name| add(name));
     for running in [false, true] {
@@ -383,4 +381,143 @@ async fn a_start_during_a_stopped_export_fails_it_and_the_next_is_right() {
     bench.stop();
     assert!(!bench.end().await, "an image that was open for writing is not clean");
     assert_eq!(bench.left(), 0);
+}
+
+#[tokio::test]
+async fn a_guest_that_cannot_be_frozen_gets_no_backup_and_keeps_nothing() {
+    let mut bench = bench!("a_guest_that_cannot_be_frozen_gets_no_backup_and_keeps_nothing");
+    bench.start();
+    let first = bench.backup(&[0], None).await;
+    let mut order = bench.order(&[0], Some(&first));
+    order["freeze"] = json!(true);
+    let began = Instant::now();
+    let (status, refusal) = bench.call("PUT", "/backups/f", order.clone()).await;
+    assert_eq!((status, &refusal["cause"]), (StatusCode::CONFLICT, &json!("conflict")), "{refusal}");
+    let text = refusal["message"].as_str().unwrap_or_default();
+    assert!(text.contains("could not be frozen") && text.contains("agent is not configured"), "{text}");
+    assert!(began.elapsed() < Duration::from_secs(20));
+    assert_eq!((bench.left(), bench.sound(0).await), (0, vec![first.name.clone()]));
+    assert!(!bench.virsh("domjobinfo", &[]).contains("Unbounded"));
+    // without that wish it goes on
+    bench.write(0, BIT, BIT);
+    let drive = bench.disks[0].clone();
+    bench.backup(&[0], Some(&first)).await.assert_exact(&drive, &first, &[(BIT, BIT)]);
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_answer_is_not_waited_for() {
+    let mut bench = bench!("an_agent_that_does_not_answer_is_not_waited_for");
+    // a channel that nobody in the guest listens on
+    bench.channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>";
+    bench.start();
+    let mut order = bench.order(&[0], None);
+    order["freeze"] = json!(true);
+    let began = Instant::now();
+    let (status, refusal) = bench.call("PUT", "/backups/f", order).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{refusal}");
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    assert_eq!((bench.left(), bench.sound(0).await.len()), (0, 0));
+    assert!(!bench.virsh("domjobinfo", &[]).contains("Unbounded"));
+}
+
+/// As if the daemon had been killed after the job, the export and the bitmap were made and before it
+/// could keep that.
+fn unanswered(bench: &Bench) {
+    let runs = std::fs::read_dir(bench.dir.path().join("run")).expect("run");
+    let record = runs.map(|entry| entry.expect("entry").path());
+    let record = record.filter(|path| path.extension().is_some_and(|end| end == "json")).next();
+    let record = record.expect("a record");
+    let mut kept: Value = serde_json::from_slice(&std::fs::read(&record).expect("record")).expect("JSON");
+    kept["backup"]["answer"] = Value::Null;
+    std::fs::write(&record, kept.to_string()).expect("record");
+}
+
+#[tokio::test]
+async fn a_daemon_killed_while_a_backup_begins_leaves_nothing_of_it() {
+    let mut bench = bench!("a_daemon_killed_while_a_backup_begins_leaves_nothing_of_it");
+    let drive = bench.disks[0].clone();
+    for running in [true, false] {
+        if running {
+            bench.start();
+        }
+        let first = bench.backup(&[0], None).await;
+        bench.write(0, BIT, BIT);
+        let before = bench.sound(0).await;
+        let (status, answer) = bench.begin(&[0], Some(&first)).await;
+        assert_eq!((status, &answer["disks"][0]["incremental"]), (StatusCode::OK, &json!(true)));
+        assert_eq!(bench.sound(0).await.len(), before.len() + 1);
+        unanswered(&bench);
+        bench.restart().await;
+        bench.known.pop();
+        assert_eq!((bench.left(), bench.sound(0).await), (0, before));
+        assert!(!running || !bench.virsh("domjobinfo", &[]).contains("Unbounded"));
+        bench.backup(&[0], Some(&first)).await.assert_exact(&drive, &first, &[(BIT, BIT)]);
+        if running {
+            bench.stop();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_read_is_not_written_and_not_changed_meanwhile() {
+    let mut bench = bench!("what_is_read_is_not_written_and_not_changed_meanwhile");
+    let drive = bench.disks[0].clone();
+    let first = bench.backup(&[0], None).await;
+    bench.begin(&[0], Some(&first)).await;
+    let export = json!({"volume": bench.reference(0, None)["volume"], "mode": "write"});
+    let (status, refusal) = bench.call("PUT", "/exports/e", export.clone()).await;
+    assert_eq!(
+        (status, &refusal["message"]),
+        (StatusCode::CONFLICT, &json!("the volume is being backed up"))
+    );
+    // neither are its bitmaps
+    let known = bench.known.clone();
+    let later = bench.forget(&first.name, &[0]).await;
+    assert_eq!(
+        (&later[0]["outcome"], &later[0]["reason"]),
+        (&json!("later"), &json!("a backup of the instance is open"))
+    );
+    bench.known = known;
+    assert!(bench.end().await);
+    let (status, answer) = bench.call("PUT", "/exports/e", export).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let (status, refusal) = bench.begin(&[0], Some(&first)).await;
+    assert_eq!((status, &refusal["message"]), (StatusCode::CONFLICT, &json!("a volume is being written to")));
+    bench.call("DELETE", "/exports/e", json!({"commit": true})).await;
+    bench.backup(&[0], Some(&first)).await.assert_exact(&drive, &first, &[]);
+}
+
+#[tokio::test]
+async fn a_backup_is_looked_at_and_ended_by_a_stop_without_harm() {
+    let mut bench = bench!("a_backup_is_looked_at_and_ended_by_a_stop_without_harm");
+    let drive = bench.disks[0].clone();
+    bench.start();
+    let first = bench.backup(&[0], None).await;
+    bench.write(0, BIT, BIT);
+    bench.begin(&[0], Some(&first)).await;
+    let began = Instant::now();
+    assert_eq!(bench.sound(0).await.len(), 2);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    bench.write(0, 3 * BIT, BIT);
+    bench.stop();
+    assert_eq!(bench.failed().await, "the backup job of the domain is gone");
+    assert!(!bench.end().await);
+    // its checkpoint is as good as any: it is the gateway that forgets it
+    let all = [(BIT, BIT), (3 * BIT, BIT)];
+    bench.backup(&[0], Some(&first)).await.assert_exact(&drive, &first, &all);
+    assert_eq!(bench.left(), 0);
+}
+
+#[tokio::test]
+async fn a_guest_that_overwrites_too_much_loses_its_backup_and_nothing_else() {
+    let mut bench = bench!("a_guest_that_overwrites_too_much_loses_its_backup_and_nothing_else");
+    let drive = bench.disks[0].clone();
+    bench.start();
+    let first = bench.backup(&[0], None).await;
+    bench.begin(&[0], Some(&first)).await;
+    bench.write(0, 0, SIZE);
+    let reason = bench.failed().await;
+    assert!(reason.contains("max_scratch"), "{reason}");
+    assert!(!bench.end().await && bench.runs());
+    bench.backup(&[0], Some(&first)).await.assert_exact(&drive, &first, &[(0, SIZE)]);
 }

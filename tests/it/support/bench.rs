@@ -31,6 +31,8 @@ pub struct Bench {
     pub disks: Vec<Drive>,
     pub routes: Router,
     pub known: Vec<Value>,
+    /// More devices, as XML.
+    pub channel: &'static str,
     desk: Option<Arc<Desk<Local>>>,
     taken: u32,
     pattern: u8,
@@ -82,6 +84,7 @@ impl Bench {
             disks,
             routes: Router::new(),
             known: Vec::new(),
+            channel: "",
             desk: None,
             taken: 0,
             pattern: 0,
@@ -103,6 +106,7 @@ impl Bench {
             scratch_dir: self.dir.path().join("scratch"),
             run_dir: self.dir.path().join("run"),
             min_free: 1 << 20,
+            max_scratch: MAX_SCRATCH,
         };
         if let Some(old) = self.desk.take() {
             std::mem::forget(old);
@@ -117,8 +121,9 @@ impl Bench {
         let disks: String = self.disks.iter().map(Self::disk_xml).collect();
         let xml = format!(
             "<domain type='qemu'><name>bitmaps-{id}</name><uuid>{id}</uuid>{memory}\
-             <os><type arch='x86_64'>hvm</type></os><features><acpi/></features><devices>{disks}</devices>\
-             <seclabel type='static' model='dac' relabel='no'><label>+0:+0</label></seclabel></domain>"
+             <os><type arch='x86_64'>hvm</type></os><features><acpi/></features><devices>{disks}{}</devices>\
+             <seclabel type='static' model='dac' relabel='no'><label>+0:+0</label></seclabel></domain>",
+            self.channel
         );
         self.virsh_with("create", &[], &xml);
     }
@@ -438,3 +443,5 @@ pub fn ok(program: &str, args: &[&str]) -> Output {
 }
 
 const URI: &str = "qemu:///system";
+/// Bytes of scratch that a backup of the bench may take.
+const MAX_SCRATCH: u64 = 4 << 20;
