@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::bench::{BIT, Bench, SIZE, ok, text};
+use crate::support::bench::{BIT, Bench, SIZE, Taken, ok, run, text};
 
 /// A prepared bench, or the end of the test where there is no libvirt.
 macro_rules! bench {
@@ -520,4 +520,122 @@ async fn a_guest_that_overwrites_too_much_loses_its_backup_and_nothing_else() {
     assert!(reason.contains("max_scratch"), "{reason}");
     assert!(!bench.end().await && bench.runs());
     bench.backup(&[0], Some(&first)).await.assert_exact(&drive, &first, &[(0, SIZE)]);
+}
+
+#[tokio::test]
+async fn a_memory_snapshot_is_reverted_only_without_bitmaps() {
+    let mut bench = bench!("a_memory_snapshot_is_reverted_only_without_bitmaps");
+    let drive = bench.disks[0].clone();
+    for protected in [false, true] {
+        bench.start();
+        let first = bench.backup(&[0], None).await;
+        bench.virsh("snapshot-create-as", &["with-memory"]);
+        bench.write(0, BIT, BIT);
+        let second = bench.backup(&[0], Some(&first)).await;
+        if protected {
+            for known in bench.known.clone() {
+                bench.forget(known["name"].as_str().expect("name"), &[0]).await;
+            }
+            assert_eq!(bench.sound(0).await, Vec::<String>::new());
+        }
+        let uri = "qemu:///system";
+        let revert = run("virsh", &["-q", "-c", uri, "snapshot-revert", &bench.id, "with-memory"]);
+        assert_eq!(revert.status.success(), protected, "{}", String::from_utf8_lossy(&revert.stderr));
+        assert_eq!(bench.runs(), protected, "the instance survives exactly when it carries no bitmap");
+        if !protected {
+            let said = String::from_utf8_lossy(&revert.stderr);
+            assert!(said.contains("Device has active dirty bitmaps"), "{said}");
+            bench.bury();
+            ok("qemu-img", &["snapshot", "-d", "with-memory", &text(&drive.file)]);
+            continue;
+        }
+        // what was changed since is gone, and nobody believes the old chain
+        let after = bench.backup(&[0], Some(&second)).await;
+        after.assert_full(&drive, "not part of the earlier backup");
+        assert!(after.disks[&drive.id].content == first.disks[&drive.id].content);
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_somebody_writes_to_stops_the_whole_backup() {
+    let test = "a_disk_that_somebody_writes_to_stops_the_whole_backup";
+    let mut bench = bench!(test, &["qcow2", "qcow2"]);
+    let first = bench.backup(&[0, 1], None).await;
+    let (socket, pid) = (bench.dir.path().join("other.sock"), bench.dir.path().join("other.pid"));
+    let image = text(&bench.disks[1].file);
+    let (socket, file) = (text(&socket), text(&pid));
+    ok("qemu-nbd", &["--fork", "--persistent", "-f", "qcow2", "-k", &socket, "--pid-file", &file, &image]);
+    let (status, refusal) = bench.begin(&[0, 1], Some(&first)).await;
+    ok("kill", &[std::fs::read_to_string(&pid).expect("pid").trim()]);
+    assert_eq!((status, &refusal["cause"]), (StatusCode::CONFLICT, &json!("conflict")), "{refusal}");
+    assert_eq!((bench.left(), bench.sound(0).await), (0, vec![first.name.clone()]));
+    while pid.exists() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let next = bench.backup(&[0, 1], Some(&first)).await;
+    for drive in &bench.disks {
+        next.assert_exact(drive, &first, &[]);
+    }
+}
+
+/// Steps of a life in random order; every incremental backup is exact, and most are incremental.
+#[tokio::test]
+async fn a_random_life_never_misses_a_block() {
+    let mut bench = bench!("a_random_life_never_misses_a_block", &["qcow2", "qcow2"]);
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let (steps, mut seed) = (number("BITMAPS_STEPS").unwrap_or(60), number("BITMAPS_SEED").unwrap_or(7));
+    let mut below = move |limit: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % limit
+    };
+    let mut bases: Vec<Taken> = Vec::new();
+    let (mut incremental, mut full, mut said) = (0, 0, Vec::new());
+    for step in 0..steps {
+        for _ in 0..below(3) {
+            let (disk, length) = (below(2) as usize, 1 + below(3 * BIT));
+            bench.write(disk, below(SIZE - length), length);
+        }
+        let what = below(20);
+        let (running, layered) = (bench.runs(), bench.disks[0].file.extension().is_some());
+        match what {
+            0..=2 if running => bench.stop(),
+            3 if running => bench.kill(),
+            0..=3 => bench.start(),
+            4..=5 if layered => bench.commit(0),
+            4..=5 => bench.snapshot(0),
+            6..=7 if bases.len() > 1 => {
+                let gone = bases.swap_remove(below(bases.len() as u64) as usize);
+                let outcome = bench.forget(&gone.name, &[0, 1]).await;
+                assert!(outcome.as_array().expect("bitmaps").iter().all(|one| one["outcome"] == "gone"));
+            }
+            _ => {
+                let base = (!bases.is_empty()).then(|| below(bases.len() as u64) as usize);
+                let base = base.and_then(|at| bases.get(at));
+                let taken = bench.backup(&[0, 1], base).await;
+                for (drive, base) in bench.disks.iter().filter_map(|drive| Some((drive, base?))) {
+                    if taken.disk(drive)["incremental"] == true {
+                        taken.assert_nothing_missed(drive, base);
+                        incremental += 1;
+                    } else {
+                        full += 1;
+                    }
+                    // as the gateway does: what is lost is named no more
+                    let lost = taken.disk(drive)["lost"].as_array().cloned().unwrap_or_default();
+                    for known in bench.known.iter_mut().filter(|known| lost.contains(&known["name"])) {
+                        known["disks"].as_array_mut().expect("disks").retain(|id| *id != drive.id.as_str());
+                    }
+                }
+                bases.push(taken);
+                if bases.len() > 4 {
+                    let oldest = bases.remove(0);
+                    bench.forget(&oldest.name, &[0, 1]).await;
+                }
+            }
+        }
+        said.push((step, what, running));
+    }
+    println!("{incremental} incremental, {full} full");
+    assert!(incremental > full, "{incremental} incremental, {full} full: {said:?}");
 }
