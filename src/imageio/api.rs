@@ -129,7 +129,8 @@ pub struct Checkpoint {
     pub name: String,
     /// Seconds since 1970.
     pub created: i64,
-    /// The disks that have its bitmap, by volume id.
+    /// The disks that still have its bitmap, by volume id: one where it was forgotten or is lost must not
+    /// be named, because an image without a bitmap that it should have is taken for one of an earlier time.
     pub disks: Vec<String>,
 }
 
@@ -196,7 +197,8 @@ pub struct BackupExport {
     /// Whether this disk carries the bitmap of the new checkpoint.
     #[serde(default)]
     pub checkpoint: bool,
-    /// Known checkpoints whose bitmap on this disk cannot be used again.
+    /// Known checkpoints whose bitmap on this disk cannot be used again: name the disk no more in
+    /// [`Checkpoint::disks`], and forget the bitmap.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<String>,
 }

@@ -7,15 +7,15 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::Desk;
 use super::api::{
-    Backup, BackupDisk, BackupEnd, BackupExport, BackupRequest, BackupState, Checkpoint, Forget, Mode, Source,
+    Backup, BackupDisk, BackupEnd, BackupExport, BackupRequest, BackupState, Cause, Mode, Source,
 };
 use super::desk::{checked, held};
 use super::judge::{self, Verdict};
 use super::pools::Chain;
 use super::records::{self, OpenBackup, OpenExport, Record, Server, Stamp};
 use super::refuse::Error;
-use super::{running, watch};
-use crate::host::{self, Runner, qemu_nbd};
+use super::watch;
+use crate::host::{Runner, qemu_nbd};
 use crate::nbd::{self, Client};
 
 /// The exports of a backup that has begun, and what keeps writers away until it is known.
@@ -50,6 +50,7 @@ impl<R: Runner> Desk<R> {
             id: id.to_owned(),
             socket: Server::new(&self.settings.run_dir).socket,
             disks: Vec::new(),
+            scratch: 0,
             frozen: false,
             answer: None,
             request,
@@ -79,7 +80,11 @@ impl<R: Runner> Desk<R> {
                 Ok(answer)
             }
             Err(error) => {
-                self.undo_backup(open).await;
+                // a program that was cut off may still have its way after this
+                let late = error.cause() == Cause::Timeout;
+                if !self.undo_backup(&open).await || late {
+                    self.end_later(open);
+                }
                 Err(error)
             }
         }
@@ -108,7 +113,7 @@ impl<R: Runner> Desk<R> {
     }
 
     /// Ends what a backup holds and keeps the verdict until the gateway has fetched it.
-    pub(super) async fn fail_backup(&self, id: &str, reason: String) {
+    pub(super) async fn fail_backup(self: &Arc<Self>, id: &str, reason: String) {
         let _lock = self.lock(format!("backup {id}")).await;
         let Some(mut open) = held(&self.backups).get(id).cloned() else { return };
         tracing::warn!(backup = id, reason, "backup failed");
@@ -118,27 +123,35 @@ impl<R: Runner> Desk<R> {
         }
         held(&self.backups).insert(id.to_owned(), open.clone());
         self.revoke(&open);
-        if let Err(error) = self.clear_backup(&open).await {
+        let cleared = self.clear_backup(&open).await;
+        records::keep(&self.settings.run_dir, &Record::Backup(open.clone())).ok();
+        if let Err(error) = cleared {
             tracing::warn!(backup = id, %error, "a failed backup did not end cleanly");
+            self.end_later(open);
         }
-        records::keep(&self.settings.run_dir, &Record::Backup(open)).ok();
     }
 
     pub(super) async fn adopt_backup(self: &Arc<Self>, open: OpenBackup) {
         if open.frozen && !self.thaw(&open.request.instance).await {
             self.keep_thawing(open.request.instance.clone());
         }
-        let failed = open.answer.as_ref().is_some_and(|answer| answer.state == BackupState::Failed);
-        if open.answer.is_some() && (failed || self.doubt(&open).await.is_none()) {
-            held(&self.backups).insert(open.id.clone(), open.clone());
-            watch::begin(Arc::clone(self), open.id);
-            return;
-        }
-        if open.answer.is_none() {
-            return self.undo_backup(open).await;
-        }
-        if let Err(error) = self.clear_backup(&open).await {
-            tracing::warn!(backup = open.id, %error, "a dead backup could not be cleared away");
+        let state = open.answer.as_ref().map(|answer| answer.state);
+        let ended = match state {
+            None => self.undo_backup(&open).await,
+            Some(BackupState::Ready) if self.doubt(&open).await.is_none() => {
+                held(&self.backups).insert(open.id.clone(), open.clone());
+                watch::begin(Arc::clone(self), open.id);
+                return;
+            }
+            Some(BackupState::Ready) => self.clear_backup(&open).await.is_ok(),
+            Some(BackupState::Failed) => {
+                // the verdict waits for the gateway; what it was about must be gone
+                held(&self.backups).insert(open.id.clone(), open.clone());
+                self.end_job(&open).await.is_ok() && self.end_exports(&open).await.is_ok()
+            }
+        };
+        if !ended {
+            self.end_later(open);
         }
     }
 
@@ -167,31 +180,6 @@ impl<R: Runner> Desk<R> {
         }
     }
 
-    /// Removes the bitmaps that a backup made which never came to be; what stays is a leftover later.
-    async fn unmake(&self, open: &OpenBackup) {
-        let Some(name) = &open.request.checkpoint else { return };
-        // before its record was kept nothing was made
-        if open.disks.is_empty() {
-            return;
-        }
-        let disks = open.request.disks.clone();
-        let ids = disks.iter().map(|disk| disk.id.clone()).collect();
-        let forget = Forget {
-            instance: open.request.instance.clone(),
-            source: open.request.source,
-            disks,
-            checkpoints: vec![Checkpoint { name: name.clone(), created: 0, disks: ids }],
-        };
-        match self.erase(&forget).await {
-            Ok(forgotten) => {
-                for bitmap in forgotten.bitmaps.iter().filter(|bitmap| bitmap.reason.is_some()) {
-                    tracing::warn!(backup = open.id, ?bitmap, "a bitmap of a backup that failed stays");
-                }
-            }
-            Err(error) => tracing::warn!(backup = open.id, %error, "bitmaps of a backup that failed stay"),
-        }
-    }
-
     /// Why what this backup delivers is not to be trusted any more, if so.
     pub(super) async fn doubt(&self, open: &OpenBackup) -> Option<String> {
         let instance = &open.request.instance;
@@ -215,53 +203,6 @@ impl<R: Runner> Desk<R> {
                 }),
             },
         }
-    }
-
-    async fn clear_backup(&self, open: &OpenBackup) -> Result<(), Error> {
-        self.end_job(open).await?;
-        let ended = self.end_exports(open).await;
-        records::forget(&self.settings.run_dir, &Record::Backup(open.clone()));
-        ended
-    }
-
-    /// Ends the job of a running instance; if it cannot, the record must stay for another attempt.
-    async fn end_job(&self, open: &OpenBackup) -> Result<(), Error> {
-        if open.request.source == Source::Stopped {
-            return Ok(());
-        }
-        let virsh = self.virsh();
-        let job = virsh.backup_job(&open.request.instance).await?;
-        if job.is_some_and(|job| ours(&job, &open.socket)) {
-            match virsh.abort_job(&open.request.instance).await {
-                Ok(()) | Err(host::Error::NoDomain) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    async fn end_exports(&self, open: &OpenBackup) -> Result<(), Error> {
-        let mut result = Ok(());
-        for disk in &open.disks {
-            result = result.and(disk.server.stop().await);
-            disk.scratch.as_deref().inspect(|file| records::discard(file));
-        }
-        records::discard(&open.socket);
-        running::discard_orders(&open.socket);
-        result
-    }
-
-    /// As if the backup had never begun. The record goes last: until then a crash finds what is left to do.
-    async fn undo_backup(&self, open: OpenBackup) {
-        if let Err(error) = self.end_job(&open).await {
-            // the next start of the daemon tries again
-            return tracing::warn!(backup = open.id, %error, "a dead backup could not be cleared away");
-        }
-        if let Err(error) = self.end_exports(&open).await {
-            tracing::warn!(backup = open.id, %error, "a dead backup's export did not end cleanly");
-        }
-        self.unmake(&open).await;
-        records::forget(&self.settings.run_dir, &Record::Backup(open));
     }
 
     fn revoke(&self, open: &OpenBackup) {
@@ -307,6 +248,6 @@ fn same(one: &BackupRequest, other: &BackupRequest) -> bool {
     order(one) == order(other)
 }
 
-fn ours(job: &str, socket: &Path) -> bool {
+pub(super) fn ours(job: &str, socket: &Path) -> bool {
     job.contains(socket.to_string_lossy().as_ref())
 }

@@ -90,6 +90,8 @@ pub struct Backup {
     pub run_dir: PathBuf,
     /// Bytes that must stay free in `scratch_dir`; below it backups end, so that guests go on.
     pub min_free: u64,
+    /// Bytes that the scratch files of one backup may grow to; 0 for as many as there are.
+    pub max_scratch: u64,
 }
 
 impl Default for Backup {
@@ -98,6 +100,7 @@ impl Default for Backup {
             scratch_dir: "/var/lib/ovirt-imageio/scratch".into(),
             run_dir: "/run/ovirt-imageio".into(),
             min_free: 1 << 30,
+            max_scratch: 0,
         }
     }
 }

@@ -22,6 +22,8 @@ pub struct Settings {
     pub run_dir: PathBuf,
     /// Bytes that stay free on the scratch directory's file system.
     pub min_free: u64,
+    /// Bytes that one backup's scratch files may take; 0 for no limit of its own.
+    pub max_scratch: u64,
 }
 
 /// The host half of the control listener. A graceful [`Desk::close`] ends every job and export,

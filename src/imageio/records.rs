@@ -23,6 +23,9 @@ pub(super) struct OpenBackup {
     /// The job's socket; for a stopped instance each disk has its own.
     pub socket: PathBuf,
     pub disks: Vec<OpenDisk>,
+    /// Bytes of scratch that it was expected to need.
+    #[serde(default)]
+    pub scratch: u64,
     /// The guest's file systems may be frozen.
     #[serde(default)]
     pub frozen: bool,
@@ -52,6 +55,12 @@ pub(super) struct OpenExport {
 }
 
 impl OpenBackup {
+    /// Bytes that its scratch files take up by now.
+    pub(super) fn scratch_used(&self) -> u64 {
+        let files = self.disks.iter().filter_map(|disk| disk.scratch.as_ref()?.metadata().ok());
+        files.fold(0, |sum, file| sum.saturating_add(file.blocks().saturating_mul(BLOCK)))
+    }
+
     /// Whether it reads that image, or an image on top of it; one that has failed reads nothing.
     pub(super) fn holds(&self, image: &Path) -> bool {
         let failed = self.answer.as_ref().is_some_and(|answer| answer.state == BackupState::Failed);
@@ -168,3 +177,6 @@ fn file(run_dir: &Path, record: &Record) -> PathBuf {
         Record::Export(open) => run_dir.join(format!("export-{}.json", open.id)),
     }
 }
+
+/// Bytes of what file systems count in.
+const BLOCK: u64 = 512;

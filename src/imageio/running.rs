@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use super::Desk;
 use super::api::{BackupDisk, BackupExport, BackupRequest};
 use super::backups::{Begun, offered};
+use super::desk::held;
 use super::judge::{self, Sight, Verdict};
 use super::live::{self, Live};
 use super::records::{self, OpenBackup, OpenDisk, Record, Server};
@@ -30,7 +31,12 @@ impl<R: Runner> Desk<R> {
         }
         let guards = self.claim(lives.iter().map(|live| &live.chain)).await?;
         let total = lives.iter().fold(0u64, |total, live| total.saturating_add(live.size));
-        let needed = self.settings.min_free.saturating_add((total / SCRATCH_SHARE).min(MOST_SCRATCH));
+        open.scratch = (total / SCRATCH_SHARE).min(MOST_SCRATCH);
+        // what the others were promised and have not used yet is not free
+        let promised = held(&self.backups)
+            .values()
+            .fold(0u64, |sum, open| sum.saturating_add(open.scratch.saturating_sub(open.scratch_used())));
+        let needed = self.settings.min_free.saturating_add(open.scratch).saturating_add(promised);
         if watch::free(&self.settings.scratch_dir)? < needed {
             return Err(Error::NoSpace("too little space for scratch files"));
         }

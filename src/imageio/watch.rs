@@ -21,7 +21,10 @@ pub(super) fn begin<R: Runner>(desk: Arc<Desk<R>>, id: String) {
             }
             let short = open.request.source == Source::Running
                 && free(&desk.settings.scratch_dir).map_or(true, |free| free < desk.settings.min_free);
-            let doubt = if short {
+            let most = desk.settings.max_scratch;
+            let doubt = if most > 0 && open.scratch_used() > most {
+                Some("the guest overwrote more during the backup than [backup] max_scratch allows".to_owned())
+            } else if short {
                 Some("too little space for scratch files".to_owned())
             } else if tick.is_multiple_of(SLOW) {
                 desk.doubt(&open).await

@@ -25,6 +25,7 @@ async fn daemon(config: Config) -> anyhow::Result<()> {
             scratch_dir: config.backup.scratch_dir,
             run_dir: config.backup.run_dir,
             min_free: config.backup.min_free,
+            max_scratch: config.backup.max_scratch,
         },
         Local,
         move |url| tickets.cancel_url(url),

@@ -33,6 +33,7 @@ async fn desk_with(dir: &Path, min_free: u64) -> (Arc<Desk<Local>>, Router, Arc<
         scratch_dir: dir.join("scratch"),
         run_dir: dir.join("run"),
         min_free,
+        max_scratch: 0,
     };
     let gone = Arc::new(Mutex::new(Vec::new()));
     let noted = gone.clone();

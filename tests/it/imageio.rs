@@ -205,6 +205,57 @@ async fn extents_cover_the_image_without_gaps() {
 }
 
 #[tokio::test]
+async fn a_full_disk_of_an_incremental_backup_is_dirty_all_over() {
+    let mut plane = Plane::start().await;
+    let url = plane.export("a", false);
+    let ticket = json!({
+        "uuid": "t", "size": SIZE, "ops": ["read"], "timeout": 300, "url": url, "dirty": true, "all_dirty": true
+    });
+    assert_eq!(plane.control("PUT", "/tickets/t", &ticket.to_string()).await.0, 200);
+    let dirty = plane.ask(Method::GET, "/images/t/extents?context=dirty", &[], "").await;
+    let expected = json!([
+        {"start": 0, "length": 0x10_0000, "dirty": true, "zero": true},
+        {"start": 0x10_0000, "length": 0x30_0000, "dirty": true, "zero": false},
+        {"start": 0x40_0000, "length": 0x240_0000, "dirty": true, "zero": true},
+        {"start": 0x280_0000, "length": 0x1_0000, "dirty": true, "zero": false},
+        {"start": 0x281_0000, "length": 0x17f_0000, "dirty": true, "zero": true},
+    ]);
+    assert_eq!(dirty.json::<Value>().await.expect("JSON"), expected);
+    let zero = plane.ask(Method::GET, "/images/t/extents", &[], "").await;
+    assert_eq!(zero.json::<Value>().await.expect("JSON")[0]["hole"], true);
+}
+
+#[tokio::test]
+async fn dirty_extents_come_from_the_bitmap_of_the_export() {
+    let mut plane = Plane::start().await;
+    let image = plane.path("b.qcow2");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", &text(&image), &SIZE.to_string()]);
+    run("qemu-img", &["bitmap", "--add", "-f", "qcow2", &text(&image), "mark"]);
+    run("qemu-io", &["-f", "qcow2", "-c", "write -P 1 1M 64k", "-c", "write -z 8M 1M", &text(&image)]);
+    let (socket, pid) = (plane.path("b.sock"), plane.path("b.pid"));
+    let (socket, pid_option) = (text(&socket), format!("--pid-file={}", text(&pid)));
+    let args =
+        ["--persistent", "--fork", "-r", "-A", "-B", "mark", "-f", "qcow2", &pid_option, "-k", &socket];
+    run("qemu-nbd", &[&args[..], &[&text(&image)]].concat());
+    plane.exports.push(pid);
+    for all in [false, true] {
+        let ticket = json!({
+            "uuid": "t", "size": SIZE, "ops": ["read"], "timeout": 300, "url": format!("nbd:unix:{socket}"),
+            "dirty": true, "all_dirty": all
+        });
+        assert_eq!(plane.control("PUT", "/tickets/t", &ticket.to_string()).await.0, 200);
+        let answer = plane.ask(Method::GET, "/images/t/extents?context=dirty", &[], "").await;
+        let extents: Vec<Value> = answer.json().await.expect("JSON");
+        let dirty = extents.iter().filter(|extent| extent["dirty"] == true);
+        let dirty: Vec<_> = dirty.map(|extent| (&extent["start"], &extent["zero"])).collect();
+        match all {
+            false => assert_eq!(dirty, [(&json!(1 << 20), &json!(false)), (&json!(8 << 20), &json!(true))]),
+            true => assert_eq!(dirty.len(), extents.len()),
+        }
+    }
+}
+
+#[tokio::test]
 async fn writes_zeroes_and_flushes_what_it_was_told() {
     let mut plane = Plane::start().await;
     let url = plane.export("a", true);

@@ -31,6 +31,8 @@ pub struct Bench {
     pub disks: Vec<Drive>,
     pub routes: Router,
     pub known: Vec<Value>,
+    /// More devices, as XML.
+    pub channel: &'static str,
     desk: Option<Arc<Desk<Local>>>,
     taken: u32,
     pattern: u8,
@@ -50,7 +52,6 @@ pub struct Taken {
     pub name: String,
     pub answer: Value,
     pub disks: HashMap<String, Read>,
-    pub clean: bool,
 }
 
 #[derive(Clone, Default)]
@@ -62,10 +63,6 @@ pub struct Read {
 }
 
 impl Bench {
-    pub async fn new(test: &str) -> Option<Self> {
-        Self::with(test, &["qcow2"]).await
-    }
-
     /// With disks of these formats. `None`, said loudly, without libvirt.
     pub async fn with(test: &str, formats: &[&'static str]) -> Option<Self> {
         if !run("virsh", &["-q", "-c", URI, "list"]).status.success() {
@@ -87,6 +84,7 @@ impl Bench {
             disks,
             routes: Router::new(),
             known: Vec::new(),
+            channel: "",
             desk: None,
             taken: 0,
             pattern: 0,
@@ -108,6 +106,7 @@ impl Bench {
             scratch_dir: self.dir.path().join("scratch"),
             run_dir: self.dir.path().join("run"),
             min_free: 1 << 20,
+            max_scratch: MAX_SCRATCH,
         };
         if let Some(old) = self.desk.take() {
             std::mem::forget(old);
@@ -118,14 +117,25 @@ impl Bench {
     }
 
     pub fn start(&self) {
+        self.virsh_with("create", &[], &self.xml());
+    }
+
+    /// Libvirt keeps a transient domain, shut off and not to be started, when a revert of it has failed;
+    /// it goes only by way of a definition.
+    pub fn bury(&self) {
+        self.virsh_with("define", &[], &self.xml());
+        self.virsh("undefine", &["--snapshots-metadata", "--checkpoints-metadata"]);
+    }
+
+    fn xml(&self) -> String {
         let (id, memory) = (&self.id, "<memory unit='MiB'>64</memory>");
         let disks: String = self.disks.iter().map(Self::disk_xml).collect();
-        let xml = format!(
+        format!(
             "<domain type='qemu'><name>bitmaps-{id}</name><uuid>{id}</uuid>{memory}\
-             <os><type arch='x86_64'>hvm</type></os><devices>{disks}</devices>\
-             <seclabel type='static' model='dac' relabel='no'><label>+0:+0</label></seclabel></domain>"
-        );
-        self.virsh_with("create", &[], &xml);
+             <os><type arch='x86_64'>hvm</type></os><features><acpi/></features><devices>{disks}{}</devices>\
+             <seclabel type='static' model='dac' relabel='no'><label>+0:+0</label></seclabel></domain>",
+            self.channel
+        )
     }
 
     pub fn disk_xml(drive: &Drive) -> String {
@@ -145,7 +155,7 @@ impl Bench {
         std::fs::write(&file, xml).expect("xml");
         let file = text(&file);
         let mut args = vec!["-q", "-c", URI, command];
-        if command != "create" {
+        if command != "create" && command != "define" {
             args.push(&self.id);
         }
         args.push(&file);
@@ -180,16 +190,16 @@ impl Bench {
         }
     }
 
-    /// Writes a pattern that was not there before: through the guest's device, or into the stopped image.
+    /// Writes a pattern that was not there before: through the guest's device, or into an image that nobody runs.
     pub fn write(&mut self, disk: usize, offset: u64, length: u64) {
         self.pattern = self.pattern.wrapping_add(1).max(1);
         let order = format!("write -P {} {offset} {length}", self.pattern);
         let drive = &self.disks[disk];
-        if !self.runs() {
+        let xml = if self.runs() { self.virsh("dumpxml", &[]) } else { String::new() };
+        if !xml.contains(&text(&drive.file)) {
             ok("qemu-io", &["-f", drive.format, "-c", &order, &text(&drive.file)]);
             return;
         }
-        let xml = self.virsh("dumpxml", &[]);
         let after = xml.split(&format!("<target dev='{}'", drive.target)).nth(1).expect("the disk");
         let alias = after.split("<alias name='").nth(1).and_then(|rest| rest.split('\'').next());
         let device = format!("/machine/peripheral/{}/virtio-backend", alias.expect("an alias"));
@@ -254,14 +264,64 @@ impl Bench {
         end["clean"] == true
     }
 
+    /// Waits until the open backup has failed; the reason.
+    pub async fn failed(&self) -> String {
+        let until = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < until {
+            let (_, backup) = self.call("GET", &format!("/backups/b{}", self.taken), Value::Null).await;
+            if backup["state"] == "failed" {
+                return backup["reason"].as_str().unwrap_or_default().to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        panic!("the backup did not fail");
+    }
+
+    /// Takes a disk out of the running domain; without a guest that listens a reset completes it.
+    pub fn detach(&self, drive: &Drive) {
+        self.virsh_with("detach-device", &["--live"], &Self::disk_xml(drive));
+        let until = Instant::now() + Duration::from_secs(20);
+        while self.virsh("dumpxml", &[]).contains(&format!("<target dev='{}'", drive.target)) {
+            assert!(Instant::now() < until, "the disk stays attached");
+            self.virsh("reset", &[]);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// A disk-only snapshot: the guest goes on in a new file.
+    pub fn snapshot(&mut self, disk: usize) {
+        let overlay = self.disks[disk].file.with_extension("overlay");
+        let place = format!("{},file={}", self.disks[disk].target, text(&overlay));
+        if self.runs() {
+            let more = ["s", "--disk-only", "--no-metadata", "--diskspec", &place];
+            self.virsh("snapshot-create-as", &more);
+        } else {
+            let base = text(&self.disks[disk].file);
+            ok("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &base, &text(&overlay)]);
+        }
+        self.disks[disk].file = overlay;
+    }
+
+    /// The snapshot is deleted: what is in the overlay goes back into its base.
+    pub fn commit(&mut self, disk: usize) {
+        let overlay = self.disks[disk].file.clone();
+        if self.runs() {
+            let target = self.disks[disk].target.clone();
+            self.virsh("blockcommit", &[&target, "--active", "--pivot", "--wait"]);
+        } else {
+            ok("qemu-img", &["commit", "-q", "-f", "qcow2", &text(&overlay)]);
+        }
+        std::fs::remove_file(&overlay).expect("overlay");
+        self.disks[disk].file = overlay.with_extension("");
+    }
+
     /// A whole backup of these disks.
     pub async fn backup(&mut self, disks: &[usize], base: Option<&Taken>) -> Taken {
         let (status, answer) = self.begin(disks, base).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
         let disks = self.read(&answer).await;
-        let clean = self.end().await;
-        assert!(clean);
-        Taken { name: checkpoint_name(self.taken), answer, disks, clean }
+        assert!(self.end().await, "the backup is not clean");
+        Taken { name: checkpoint_name(self.taken), answer, disks }
     }
 
     pub async fn forget(&mut self, checkpoint: &str, disks: &[usize]) -> Value {
@@ -314,6 +374,9 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         drop(run("virsh", &["-q", "-c", URI, "destroy", &self.id]));
+        if run("virsh", &["-q", "-c", URI, "domstate", &self.id]).status.success() {
+            self.bury();
+        }
     }
 }
 
@@ -336,6 +399,12 @@ impl Taken {
     pub fn assert_exact(&self, drive: &Drive, base: &Taken, dirty: &[(u64, u64)]) {
         let disk = self.disk(drive);
         assert_eq!(disk["incremental"], true, "{disk}");
+        self.assert_nothing_missed(drive, base);
+        assert_eq!(self.disks[&drive.id].dirty, dirty, "dirty extents");
+    }
+
+    /// The base with the dirty extents over it is exactly what the disk is.
+    pub fn assert_nothing_missed(&self, drive: &Drive, base: &Taken) {
         let (before, now) = (&base.disks[&drive.id], &self.disks[&drive.id]);
         let mut rebuilt = before.content.clone();
         for (start, length) in &now.dirty {
@@ -343,7 +412,6 @@ impl Taken {
             rebuilt[range.clone()].copy_from_slice(&now.content[range]);
         }
         assert!(rebuilt == now.content, "a changed block is missing");
-        assert_eq!(now.dirty, dirty, "dirty extents");
     }
 }
 
@@ -393,3 +461,5 @@ pub fn ok(program: &str, args: &[&str]) -> Output {
 }
 
 const URI: &str = "qemu:///system";
+/// Bytes of scratch that a backup of the bench may take.
+const MAX_SCRATCH: u64 = 4 << 20;
