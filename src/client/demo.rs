@@ -16,7 +16,7 @@ use super::machine::Machine;
 use super::parts::Parts;
 use super::table::Table;
 use super::{
-    Api, BackupOptions, Image, Manifest, Mode, Moved, RestoreOptions, backup, replay, restore, verify,
+    Api, BackupOptions, Image, Manifest, Mode, Moved, RestoreOptions, backup, replay, restore, verify_backups,
 };
 
 #[derive(Debug, Clone, Default)]
@@ -83,7 +83,7 @@ async fn line(parts: &mut Parts, dir: &Path, version: &str) -> anyhow::Result<Ke
         run.cost(&running, &third, before.changed(&after))?;
     }
     for machine in [&running, &stopped] {
-        let verdict = verify(&run.archive(machine)).await?;
+        let verdict = verify_backups(&run.archive(machine)).await?;
         ensure!(verdict.wrong == 0, "{} of {}'s files are wrong", verdict.wrong, machine.name);
     }
     run.restore(&stopped).await?;

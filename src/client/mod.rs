@@ -32,6 +32,6 @@ pub use digest::Digest;
 pub use error::Error;
 pub use images::{Image, Moved};
 pub use manifest::{Configuration, DiskRun, Instance, Manifest, Mode};
-pub use replay::Replay;
+pub use replay::{Error as ReplayError, Replay, verify};
 pub use restore::{RestoreOptions, Restored, restore};
-pub use verify::{Verdict, verify};
+pub use verify::{Verdict, verify_backups};

@@ -21,7 +21,7 @@ pub struct Verdict {
 }
 
 /// Checks all runs in a directory, a line for each and its disks.
-pub async fn verify(from: &Path) -> Result<Verdict, Error> {
+pub async fn verify_backups(from: &Path) -> Result<Verdict, Error> {
     let archive = Archive::read(from)?;
     let mut verdict = Verdict::default();
     for (path, why) in archive.unreadable() {

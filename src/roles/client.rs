@@ -45,7 +45,7 @@ pub fn restore(options: Restore) -> ExitCode {
 
 pub fn verify(options: &Verify) -> ExitCode {
     end(super::block_on(async {
-        let verdict = client::verify(&options.from).await?;
+        let verdict = client::verify_backups(&options.from).await?;
         match verdict.wrong {
             0 => Ok(()),
             1 => anyhow::bail!("1 difference in {} runs", verdict.runs),

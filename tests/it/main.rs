@@ -4,6 +4,7 @@
 #![allow(clippy::panic)]
 
 mod auth;
+mod bitmaps;
 mod checkpoints;
 mod cloudstack;
 mod codec;
@@ -33,6 +34,7 @@ mod restores;
 mod sdk;
 mod simulated;
 mod simulator;
+mod soak;
 mod state;
 mod support;
 mod surface;
