@@ -145,8 +145,7 @@ impl Archive {
     pub fn whole(&self, run: &Manifest, disk: &str) -> Result<(), Error> {
         for (_, part) in self.chain(run, disk)? {
             let path = self.path(&part.file);
-            let found =
-                backing_file(&path).map_err(|source| Error::Image { path: path.clone(), source })?;
+            let found = backing_file(&path).map_err(|source| Error::Image { path: path.clone(), source })?;
             if found != part.backing {
                 let named = |name: &Option<String>| name.clone().unwrap_or_else(|| "none".to_owned());
                 let why = format!("its backing file is {}, not {}", named(&found), named(&part.backing));
@@ -196,8 +195,7 @@ impl Archive {
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let (path, new) = (self.path(name), self.path(&format!("{name}.new")));
         let write = || {
-            let mut out =
-                File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            let mut out = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             out.write_all(bytes)?;
             out.sync_all()?;
             fs::rename(&new, &path)?;
@@ -226,7 +224,8 @@ impl Archive {
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
-        let mut text = serde_json::to_vec_pretty(value).map_err(|error| file(&self.path(name))(error.into()))?;
+        let mut text =
+            serde_json::to_vec_pretty(value).map_err(|error| file(&self.path(name))(error.into()))?;
         text.push(b'\n');
         self.write(name, &text)
     }
@@ -272,7 +271,8 @@ fn unfit(run: &Manifest, path: &Path) -> Option<String> {
         return Some("it names files elsewhere".to_owned());
     }
     let odd = |disk: &DiskRun| {
-        disk.segment_size == 0 || disk.segments.keys().any(|at| *at >= disk.virtual_size.div_ceil(disk.segment_size))
+        disk.segment_size == 0
+            || disk.segments.keys().any(|at| *at >= disk.virtual_size.div_ceil(disk.segment_size))
     };
     run.disks.iter().any(odd).then(|| "its segments lie outside of the disk".to_owned())
 }

@@ -77,7 +77,11 @@ pub async fn backup(
         "run {} is complete: {} moved for {}",
         manifest.run,
         bytes(manifest.bytes_moved()),
-        if manifest.disks.len() == 1 { "1 disk".to_owned() } else { format!("{} disks", manifest.disks.len()) },
+        if manifest.disks.len() == 1 {
+            "1 disk".to_owned()
+        } else {
+            format!("{} disks", manifest.disks.len())
+        },
     ));
     if let Err(error) = prune(api, &archive, &machine.id, options.keep_checkpoints).await {
         say(format!("warning: older checkpoints stay for now: {error}"));
@@ -111,7 +115,12 @@ impl<'a> Run<'a> {
     }
 
     /// Up to the moment when the gateway says that the backup succeeded.
-    async fn work(&mut self, options: &BackupOptions, machine: &Machine, disks: &[String]) -> Result<(), Error> {
+    async fn work(
+        &mut self,
+        options: &BackupOptions,
+        machine: &Machine,
+        disks: &[String],
+    ) -> Result<(), Error> {
         if self.journal.todo.is_none() {
             self.start(options, disks).await?;
             self.plan(machine).await?;

@@ -15,8 +15,9 @@ pub(super) struct Bar(Option<ProgressBar>);
 impl Bar {
     pub fn new(what: &str) -> Self {
         Self(std::io::stderr().is_terminal().then(|| {
-            let style =
-                ProgressStyle::with_template("  {msg:32} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec}");
+            let style = ProgressStyle::with_template(
+                "  {msg:32} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec}",
+            );
             let bar = ProgressBar::new(0).with_message(what.to_owned());
             if let Ok(style) = style {
                 bar.set_style(style);

@@ -74,14 +74,15 @@ async fn line(parts: &mut Parts, dir: &Path, version: &str) -> anyhow::Result<Ke
     let first = run.backup(&running, false).await?;
     let before = run.guest(&running, &first).await?;
     let second = run.backup(&stopped, false).await?;
-    if first.to_checkpoint.is_some() && second.to_checkpoint.is_some() {
-        let changed = run.change(&stopped).await?;
-        let third = run.backup(&stopped, true).await?;
-        run.cost(&stopped, &third, changed)?;
-        let third = run.backup(&running, true).await?;
-        let after = run.guest(&running, &third).await?;
-        run.cost(&running, &third, before.changed(&after))?;
+    for manifest in [&first, &second] {
+        ensure!(manifest.to_checkpoint.is_some(), "the backup of {} made no checkpoint", manifest.vm.name);
     }
+    let changed = run.change(&stopped).await?;
+    let third = run.backup(&stopped, true).await?;
+    run.cost(&stopped, &third, changed)?;
+    let third = run.backup(&running, true).await?;
+    let after = run.guest(&running, &third).await?;
+    run.cost(&running, &third, before.changed(&after))?;
     for machine in [&running, &stopped] {
         let verdict = verify_backups(&run.archive(machine)).await?;
         ensure!(verdict.wrong == 0, "{} of {}'s files are wrong", verdict.wrong, machine.name);

@@ -88,9 +88,8 @@ impl Image {
     async fn retried<T>(&self, work: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let again = |error: &Error| {
-                error.may_pass() || matches!(error, Error::Status { status: 403 | 500, .. })
-            };
+            let again =
+                |error: &Error| error.may_pass() || matches!(error, Error::Status { status: 403 | 500, .. });
             match work().await {
                 Err(error) if again(&error) && pause <= LAST_PAUSE => {
                     tokio::time::sleep(pause).await;

@@ -117,7 +117,8 @@ async fn cancel_transfers(api: &Api, backup: &str) -> Result<(), Error> {
         let open: Vec<_> = open
             .filter(|transfer| {
                 let phase = transfer["phase"].as_str().unwrap_or_default();
-                !["finished_success", "finished_failure", "cancelled_user", "cancelled_system"].contains(&phase)
+                !["finished_success", "finished_failure", "cancelled_user", "cancelled_system"]
+                    .contains(&phase)
             })
             .collect();
         if open.is_empty() {

@@ -31,14 +31,18 @@ pub async fn verify_backups(from: &Path) -> Result<Verdict, Error> {
     let newest = archive.runs().len().saturating_sub(1);
     for (at, run) in archive.runs().iter().enumerate() {
         verdict.runs += 1;
-        verdict.wrong += usize::from(!told(&format!("{}  configuration", run.run), configuration(&archive, run)));
+        verdict.wrong +=
+            usize::from(!told(&format!("{}  configuration", run.run), configuration(&archive, run)));
         for disk in &run.disks {
             let what = format!("{}  {}  {}", run.run, disk.name, disk.mode);
             verdict.wrong += usize::from(!told(&what, check(&archive, run, disk, at == newest).await));
         }
     }
     if let Some(journal) = archive.journal()? {
-        say(format!("{}  was interrupted and does not count; the next backup sees to it", journal.manifest.run));
+        say(format!(
+            "{}  was interrupted and does not count; the next backup sees to it",
+            journal.manifest.run
+        ));
     }
     if verdict == Verdict::default() {
         return Err(Error::Archive { path: archive.dir().to_owned(), why: "it holds no backup".to_owned() });

@@ -41,8 +41,7 @@ pub async fn export<R: Runner>(
     };
     let name = image.to_string_lossy().replace(',', ",,");
     command = command.arg("--socket").arg(socket).arg("--pid-file").arg(pid);
-    command =
-        command.arg("--image-opts").arg(format!("driver=qcow2,file.driver=file,file.filename={name}"));
+    command = command.arg("--image-opts").arg(format!("driver=qcow2,file.driver=file,file.filename={name}"));
     runner.run_ok(command).await.map(drop).map_err(Error::sorted)
 }
 
