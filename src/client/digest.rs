@@ -47,7 +47,7 @@ impl Segments {
         Self { size, each, digests: BTreeMap::new() }
     }
 
-    /// A few megabytes each; more on a large disk, whose manifest would become large itself.
+    /// A megabyte each; more on a large disk, whose manifest would become large itself.
     pub fn each_of(size: u64) -> u64 {
         let mut each = SMALLEST;
         while each < LARGEST && size / each > MOST {
@@ -146,12 +146,12 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// Smaller ones find damage no better, and larger ones make an incremental backup read more.
-const SMALLEST: u64 = 4 << 20;
+/// Larger ones make an incremental backup read more of its base: the whole of each segment it changes.
+const SMALLEST: u64 = 1 << 20;
 /// A segment is hashed piece by piece: its size costs time, not memory.
 const LARGEST: u64 = 1 << 30;
-/// Digests of one disk: 65,536 are some megabytes of text.
-const MOST: u64 = 1 << 16;
+/// Digests of one disk: as text, ten megabytes if all of it is used.
+const MOST: u64 = 1 << 17;
 
 #[cfg(test)]
 mod tests {
@@ -183,8 +183,8 @@ mod tests {
 
     #[test]
     fn segments_grow_with_the_disk() {
-        assert_eq!(Segments::each_of(1 << 30), 4 << 20);
-        assert_eq!(Segments::each_of(1 << 40), 16 << 20);
-        assert_eq!(Segments::each_of(64 << 40), 1 << 30);
+        assert_eq!(Segments::each_of(128 << 30), 1 << 20);
+        assert_eq!(Segments::each_of(1 << 40), 8 << 20);
+        assert_eq!(Segments::each_of(64 << 40), 512 << 20);
     }
 }

@@ -65,7 +65,9 @@ struct Done {
 impl Pull<'_> {
     async fn segment(&self, work: Work) -> Result<Done, Error> {
         let (start, length) = self.segments.range(work.segment);
-        let base = self.base.zip(self.layer).filter(|_| !work.covers(length));
+        // neither a segment that changed as a whole nor one that was all zeroes has to be read
+        let base = self.base.zip(self.layer);
+        let base = base.filter(|(base, _)| !work.covers(length) && base.digests.contains_key(&work.segment));
         let (mut content, mut before) = (Digesting::default(), Digesting::default());
         let mut done = Done { segment: work.segment, digest: None, moved: 0, zeroed: 0 };
         for (at, piece) in pieces(start, length) {
@@ -259,5 +261,5 @@ impl Digesting {
     }
 }
 
-/// Segments at once, as many as oVirt's own client has requests.
-const PARALLEL: usize = 4;
+/// Segments at once, each with one request: what a ticket allows readers is 8.
+const PARALLEL: usize = 6;

@@ -315,13 +315,14 @@ async fn a_download_outlives_the_daemon_that_delivers() {
     for part in 0..3 {
         site.write(part * 128 * MIB, &pattern(part + 1, 96 << 20)).await;
     }
-    let child = background(site.backup(&[]));
+    let mut child = background(site.backup(&[]));
     let grown = |site: &Site| {
         let files = site.files(".qcow2");
         files.first().is_some_and(|file| fs::metadata(file).is_ok_and(|data| data.len() > 16 * MIB))
     };
     until(|| grown(&site)).await;
     site.host.kill();
+    assert!(child.try_wait().expect("a child").is_none(), "it was too fast");
     tokio::time::sleep(Duration::from_millis(700)).await;
     site.host = site.cloud.host(&site.ports, 0);
     assert_eq!(ended(child).await, Some(0));
@@ -359,6 +360,45 @@ async fn memory_does_not_grow_with_the_disk() {
         eprintln!("{what}: at most {} MiB for 288 MiB of data", peak / MIB);
         assert!(peak < limit, "{what} took {peak} bytes");
     }
+}
+
+/// Of a large sparse disk an incremental backup moves what changed, in about the time that takes.
+/// `OVIRT_GATEWAY_CHANGED_MIB=1024` for the figures of a real one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_incremental_backup_of_a_large_disk_costs_what_changed() {
+    let changed = std::env::var("OVIRT_GATEWAY_CHANGED_MIB").ok().and_then(|text| text.parse().ok());
+    let changed = changed.unwrap_or(64) * MIB;
+    let mut site = Site::start(16 * MIB).await;
+    let size = 100 << 30;
+    let large = flow::new_disk(&site.cloud, ALICE, "nfs1", size).await.expect("a disk");
+    assert_eq!(flow::attach(&site.cloud, ALICE, &site.vm, &large, false).await.0, 201);
+    site.disk = large;
+    let write = async |site: &Site, salt: u64| {
+        let places = changed / (4 * MIB);
+        for place in 0..places {
+            // not at the borders of segments, and over what was
+            let offset = place * (size / places) / 65536 * 65536 + 65536;
+            let bytes = pattern(salt + place, 4 << 20);
+            flow::upload(&site.cloud, ALICE, &site.disk, offset, &bytes).await;
+        }
+    };
+    write(&site, 1).await;
+    done(&mut site.backup(&["--disk", &site.disk]));
+    write(&site, 1 << 32).await;
+    done(&mut site.backup(&["--incremental", "--disk", &site.disk]));
+    let runs = site.runs();
+    let took = |run: &Value| run["disks"][0]["milliseconds"].as_u64().expect("a time");
+    eprintln!(
+        "{} MiB changed on 100 GiB: full {} MiB in {} ms, incremental {} MiB in {} ms",
+        changed / MIB,
+        moved(&runs[0]) / MIB,
+        took(&runs[0]),
+        moved(&runs[1]) / MIB,
+        took(&runs[1])
+    );
+    assert_eq!(runs[1]["disks"][0]["mode"], "incremental");
+    assert!((changed..=changed + changed / 10).contains(&moved(&runs[1])), "{} moved", moved(&runs[1]));
+    done(&mut verify(&site.dir));
 }
 
 /// A base that the gateway has forgotten: a full backup, and it says so.
