@@ -23,6 +23,12 @@ pub enum Role {
     Simulator(Simulator),
     /// Start simulator, gateway and imageio on loopback, back up, restore and compare every byte.
     Demo(Demo),
+    /// Back an instance up into a directory, over the gateway's public API.
+    Backup(Backup),
+    /// Make a new instance out of a backup, and compare what is on it.
+    Restore(Restore),
+    /// Check the backups in a directory.
+    Verify(Verify),
     /// Check a configuration without starting anything.
     CheckConfig(CheckConfig),
     /// Check a site end to end: CloudStack, accounts, pools, hosts. Says what to change, changes nothing.
@@ -117,6 +123,71 @@ pub struct Demo {
     /// The CloudStack that is simulated: 4.18 to 4.23.
     #[arg(long, value_name = "4.N", default_value = "4.22")]
     pub cloudstack: String,
+}
+
+/// Where a gateway is, and who logs in.
+#[derive(Debug, Args)]
+pub struct Login {
+    #[arg(long, value_name = "URL")]
+    pub gateway: String,
+    #[arg(long, value_name = "USER@DOMAIN")]
+    pub user: String,
+    /// The first line of this file; without it, OVIRT_GATEWAY_PASSWORD or standard input.
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// The certificate of the gateway's authority, as its pki-resource hands it out.
+    #[arg(long, value_name = "FILE")]
+    pub ca: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Backup {
+    #[command(flatten)]
+    pub login: Login,
+    /// The instance to back up.
+    #[arg(long, value_name = "NAME|ID")]
+    pub vm: String,
+    /// The directory of this instance's backups; made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// Only what changed since the last backup in that directory.
+    #[arg(long)]
+    pub incremental: bool,
+    /// Only this disk; may be given more than once.
+    #[arg(long = "disk", value_name = "NAME|ID")]
+    pub disks: Vec<String>,
+    /// How many of this directory's checkpoints stay on the gateway.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub keep_checkpoints: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct Restore {
+    #[command(flatten)]
+    pub login: Login,
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+    /// The run to restore; the newest if not given.
+    #[arg(long, value_name = "RUN")]
+    pub at: Option<String>,
+    /// What the new instance is to be called.
+    #[arg(long, value_name = "NAME")]
+    pub name: String,
+    /// Where it runs; else where the old one did.
+    #[arg(long, value_name = "NAME|ID")]
+    pub cluster: Option<String>,
+    /// Where its disks go; else where the old ones were.
+    #[arg(long, value_name = "NAME|ID")]
+    pub storage_domain: Option<String>,
+    /// Start it at the end.
+    #[arg(long)]
+    pub start: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

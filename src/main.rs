@@ -15,6 +15,9 @@ fn main() -> ExitCode {
         Role::Imageio(settings) => roles::imageio::run(settings),
         Role::Simulator(options) => roles::simulator::run(options),
         Role::Demo(options) => roles::demo::run(options),
+        Role::Backup(options) => return roles::client::backup(options),
+        Role::Restore(options) => return roles::client::restore(options),
+        Role::Verify(options) => return roles::client::verify(&options),
         Role::CheckConfig(options) => roles::check_config::run(&options),
         Role::Doctor(options) => match roles::doctor::run(&options) {
             Ok(code) => return code,

@@ -1,10 +1,12 @@
 //! A small client of the gateway's API, in JSON.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Certificate, Method};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use tokio::sync::RwLock;
 use tokio::time::{Instant, sleep};
 
 use super::Error;
@@ -15,7 +17,9 @@ pub struct Api {
     http: reqwest::Client,
     /// Ends in `/ovirt-engine`.
     base: String,
-    token: SecretString,
+    user: String,
+    password: SecretString,
+    token: Arc<RwLock<SecretString>>,
 }
 
 /// An image transfer that can be used.
@@ -26,8 +30,9 @@ pub struct Transfer {
 }
 
 impl Api {
-    /// Logs in at `base` (`https://HOST:PORT/ovirt-engine`), trusting the authorities in `ca` only.
-    pub async fn login(base: &str, ca: &[u8], user: &str, password: &str) -> Result<Self, Error> {
+    /// Logs in at `base` (`https://HOST:PORT`, with or without `/ovirt-engine/api`), trusting the
+    /// authorities in `ca` only.
+    pub async fn login(base: &str, ca: &[u8], user: &str, password: SecretString) -> Result<Self, Error> {
         let roots = Certificate::from_pem_bundle(ca).map_err(Error::Ca)?;
         let http = reqwest::Client::builder()
             .tls_certs_only(roots)
@@ -36,16 +41,15 @@ impl Api {
             .read_timeout(READ)
             .build()
             .map_err(Error::Ca)?;
-        let form = [
-            ("grant_type", "password"),
-            ("scope", "ovirt-app-api"),
-            ("username", user),
-            ("password", password),
-        ];
-        let request = http.post(format!("{base}/sso/oauth/token")).header("accept", "application/json");
-        let answer = read("token", request.form(&form)).await?;
-        let token = text(&answer, "/access_token", "token")?.into();
-        Ok(Self { http, base: base.to_owned(), token })
+        let base = base.trim_end_matches('/').trim_end_matches("/api").trim_end_matches("/ovirt-engine");
+        let base = format!("{base}/ovirt-engine");
+        let token = token(&http, &base, user, &password).await?;
+        Ok(Self { http, base, user: user.to_owned(), password, token: Arc::new(RwLock::new(token)) })
+    }
+
+    /// Where the gateway is: `https://HOST:PORT/ovirt-engine`.
+    pub fn base(&self) -> &str {
+        &self.base
     }
 
     /// For the image protocol, where a ticket in the address is what counts.
@@ -70,32 +74,21 @@ impl Api {
         })
     }
 
-    /// Starts a full backup of all disks and waits until they can be read.
-    pub async fn start_backup(&self, vm: &str) -> Result<String, Error> {
-        let backup = self.post(&format!("vms/{vm}/backups"), &json!({})).await?;
-        let id = text(&backup, "/id", "backup")?;
-        self.wait(&format!("vms/{vm}/backups/{id}"), "/phase", "ready", &["initializing", "starting"])
-            .await?;
-        Ok(id)
-    }
-
-    pub async fn finalize_backup(&self, vm: &str, backup: &str) -> Result<(), Error> {
-        let path = format!("vms/{vm}/backups/{backup}");
-        self.post(&format!("{path}/finalize"), &json!({})).await?;
-        self.wait(&path, "/phase", "succeeded", &["ready", "finalizing"]).await.map(drop)
+    pub async fn delete(&self, path: &str) -> Result<(), Error> {
+        self.send(Method::DELETE, path, None).await.map(drop)
     }
 
     /// Makes a disk of exactly `size` bytes and waits until it can be written.
-    pub async fn create_disk(&self, name: &str, size: u64, storage_domain: &str) -> Result<String, Error> {
+    pub async fn create_disk(&self, name: &str, size: u64, storage_domain: Value) -> Result<String, Error> {
         let disk = json!({
             "name": name,
             "format": "cow",
             "sparse": "true",
             "provisioned_size": size.to_string(),
-            "storage_domains": { "storage_domain": [{ "id": storage_domain }] },
+            "storage_domains": { "storage_domain": [storage_domain] },
         });
         let id = text(&self.post("disks", &disk).await?, "/id", "disk")?;
-        self.wait(&format!("disks/{id}"), "/status", "ok", &["locked"]).await?;
+        self.wait(&format!("disks/{id}"), "/status", "ok", &["locked"], WAIT).await?;
         Ok(id)
     }
 
@@ -116,7 +109,7 @@ impl Api {
     async fn transfer(&self, request: &Value) -> Result<Transfer, Error> {
         let id = text(&self.post("imagetransfers", request).await?, "/id", "image transfer")?;
         let path = format!("imagetransfers/{id}");
-        let transfer = self.wait(&path, "/phase", "transferring", &["initializing"]).await?;
+        let transfer = self.wait(&path, "/phase", "transferring", &["initializing"], WAIT).await?;
         let url = text(&transfer, "/transfer_url", "image transfer")?.into();
         Ok(Transfer { id, url })
     }
@@ -124,9 +117,8 @@ impl Api {
     pub async fn finalize_transfer(&self, transfer: &Transfer) -> Result<(), Error> {
         let path = format!("imagetransfers/{}", transfer.id);
         self.post(&format!("{path}/finalize"), &json!({})).await?;
-        self.wait(&path, "/phase", "finished_success", &["transferring", "finalizing_success"])
-            .await
-            .map(drop)
+        let on_the_way = ["transferring", "finalizing_success"];
+        self.wait(&path, "/phase", "finished_success", &on_the_way, WAIT).await.map(drop)
     }
 
     pub async fn cancel_transfer(&self, transfer: &Transfer) -> Result<(), Error> {
@@ -135,16 +127,34 @@ impl Api {
 
     pub async fn start(&self, vm: &str) -> Result<(), Error> {
         self.post(&format!("vms/{vm}/start"), &json!({})).await?;
-        self.wait(&format!("vms/{vm}"), "/status", "up", &["down", "wait_for_launch", "powering_up"])
-            .await
-            .map(drop)
+        let on_the_way = ["down", "wait_for_launch", "powering_up"];
+        self.wait(&format!("vms/{vm}"), "/status", "up", &on_the_way, WAIT).await.map(drop)
     }
 
     /// Asks again and again until `field` is `wanted`; any value that is not on the way is an error.
-    async fn wait(&self, path: &str, field: &str, wanted: &str, on_the_way: &[&str]) -> Result<Value, Error> {
-        let until = Instant::now() + WAIT;
+    /// A gateway that cannot be reached, or is starting, has a while to come back.
+    pub(super) async fn wait(
+        &self,
+        path: &str,
+        field: &str,
+        wanted: &str,
+        on_the_way: &[&str],
+        limit: Duration,
+    ) -> Result<Value, Error> {
+        let until = Instant::now() + limit;
+        let mut silent_since = None;
         while Instant::now() < until {
-            let answer = self.get(path).await?;
+            let answer = match self.get(path).await {
+                Err(error) if error.may_pass() => {
+                    if silent_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                        return Err(error);
+                    }
+                    sleep(POLL).await;
+                    continue;
+                }
+                other => other?,
+            };
+            silent_since = None;
             let found = text(&answer, field, path)?;
             if found == wanted {
                 return Ok(answer);
@@ -154,15 +164,38 @@ impl Api {
             }
             sleep(POLL).await;
         }
-        Err(Error::Deadline { what: format!("{path}: {wanted}"), seconds: WAIT.as_secs() })
+        Err(Error::Deadline { what: format!("{path}: {wanted}"), seconds: limit.as_secs() })
     }
 
+    /// One call; a session that ended meanwhile is begun anew, once.
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Error> {
+        let used = self.token.read().await.clone();
+        match self.once(&method, path, body, &used).await {
+            Err(Error::Status { status: 401, .. }) => {
+                let mut held = self.token.write().await;
+                if held.expose_secret() == used.expose_secret() {
+                    *held = token(&self.http, &self.base, &self.user, &self.password).await?;
+                }
+                let fresh = held.clone();
+                drop(held);
+                self.once(&method, path, body, &fresh).await
+            }
+            other => other,
+        }
+    }
+
+    async fn once(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+        token: &SecretString,
+    ) -> Result<Value, Error> {
         let what = format!("{method} {}", path.split('?').next().unwrap_or(path));
         let mut request = self
             .http
-            .request(method, format!("{}/api/{path}", self.base))
-            .bearer_auth(self.token.expose_secret())
+            .request(method.clone(), format!("{}/api/{path}", self.base))
+            .bearer_auth(token.expose_secret())
             .header("accept", "application/json")
             .header("version", "4");
         if let Some(body) = body {
@@ -170,6 +203,26 @@ impl Api {
         }
         read(&what, request).await
     }
+}
+
+async fn token(
+    http: &reqwest::Client,
+    base: &str,
+    user: &str,
+    password: &SecretString,
+) -> Result<SecretString, Error> {
+    let form = [
+        ("grant_type", "password"),
+        ("scope", "ovirt-app-api"),
+        ("username", user),
+        ("password", password.expose_secret()),
+    ];
+    let request = http.post(format!("{base}/sso/oauth/token")).header("accept", "application/json");
+    let answer = match read("login", request.form(&form)).await {
+        Err(Error::Status { status: 400 | 401 | 403, text, .. }) => return Err(Error::Login(text)),
+        other => other?,
+    };
+    text(&answer, "/access_token", "login").map(Into::into)
 }
 
 fn transfer_of(disk: &str, direction: &str) -> Value {
@@ -216,5 +269,7 @@ const CALL: Duration = Duration::from_secs(120);
 /// One phase. Booting an emulated guest is the slowest of them.
 const WAIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(300);
+/// How long a gateway may be away while something is waited for: a restart takes seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Characters of an answer that is no fault.
 const SHOWN: usize = 200;

@@ -1,20 +1,23 @@
 //! The demo: the whole line on this machine, from the token to a restored instance that runs.
 
 use std::fs;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::api::{number, text};
-use super::images::compare;
+use super::api::number;
+use super::archive::Archive;
+use super::console::{bytes, say};
+use super::flow::same;
+use super::layer::Layer;
+use super::machine::Machine;
 use super::parts::Parts;
 use super::table::Table;
-use super::{Api, Image, Moved, replay};
+use super::{
+    Api, BackupOptions, Image, Manifest, Mode, Moved, RestoreOptions, backup, replay, restore, verify_backups,
+};
 
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -57,40 +60,36 @@ struct Kept {
 }
 
 async fn line(parts: &mut Parts, dir: &Path, version: &str) -> anyhow::Result<Kept> {
-    println!("starting simulator (CloudStack {version}), imageio and gateway in {}", dir.display());
+    say(format!("starting simulator (CloudStack {version}), imageio and gateway in {}", dir.display()));
     parts.start(version).await?;
-    println!("gateway {}  imageio {}  CloudStack {}", parts.gateway, parts.imageio, parts.cloudstack);
+    say(format!("gateway {}  imageio {}  CloudStack {}", parts.gateway, parts.imageio, parts.cloudstack));
     let ca = fs::read(parts.ca()).context("the gateway's CA")?;
-    let api = Api::login(&parts.gateway, &ca, USER, PASSWORD).await?;
-    println!("logged in as {USER}");
+    let api = Api::login(&parts.gateway, &ca, USER, PASSWORD.into()).await?;
+    say(format!("logged in as {USER}"));
     let mut run = Run { api, dir: dir.to_owned(), table: Table::default() };
     let machines = run.inventory().await?;
     let running = pick(&machines, "up")?;
     let stopped = pick(&machines, "down")?;
     tokio::time::sleep(HEAD_START).await;
-    run.backup(&running).await?;
-    run.backup(&stopped).await?;
+    let first = run.backup(&running, false).await?;
+    let before = run.guest(&running, &first).await?;
+    let second = run.backup(&stopped, false).await?;
+    for manifest in [&first, &second] {
+        ensure!(manifest.to_checkpoint.is_some(), "the backup of {} made no checkpoint", manifest.vm.name);
+    }
+    let changed = run.change(&stopped).await?;
+    let third = run.backup(&stopped, true).await?;
+    run.cost(&stopped, &third, changed)?;
+    let third = run.backup(&running, true).await?;
+    let after = run.guest(&running, &third).await?;
+    run.cost(&running, &third, before.changed(&after))?;
+    for machine in [&running, &stopped] {
+        let verdict = verify_backups(&run.archive(machine)).await?;
+        ensure!(verdict.wrong == 0, "{} of {}'s files are wrong", verdict.wrong, machine.name);
+    }
     run.restore(&stopped).await?;
-    println!("\n{}", run.table);
+    say(format!("\n{}", run.table));
     Ok(Kept { running: running.id, stopped: stopped.id })
-}
-
-/// An instance and its disks, the boot disk first.
-#[derive(Debug, Clone)]
-struct Machine {
-    id: String,
-    name: String,
-    status: String,
-    document: Value,
-    disks: Vec<Disk>,
-}
-
-#[derive(Debug, Clone)]
-struct Disk {
-    id: String,
-    name: String,
-    bootable: bool,
-    storage_domain: String,
 }
 
 struct Run {
@@ -101,201 +100,122 @@ struct Run {
 
 impl Run {
     async fn inventory(&self) -> anyhow::Result<Vec<Machine>> {
-        let mut machines = Vec::new();
-        println!("\n{:24} {:10} {:36} disks", "instance", "status", "id");
-        for document in self.api.list("vms", "vm").await? {
-            let id = text(&document, "/id", "vm")?;
-            let mut disks = Vec::new();
-            for attachment in self.api.list(&format!("vms/{id}/diskattachments"), "disk_attachment").await? {
-                disks.push(self.disk(&attachment).await?);
-            }
-            disks.sort_by_key(|disk| !disk.bootable);
-            let machine = Machine {
-                name: text(&document, "/name", "vm")?,
-                status: text(&document, "/status", "vm")?,
-                id,
-                document,
-                disks,
-            };
+        say(format!("\n{:24} {:10} {:36} disks", "instance", "status", "id"));
+        let machines = Machine::all(&self.api).await?;
+        for machine in &machines {
             let names: Vec<_> = machine.disks.iter().map(|disk| disk.name.as_str()).collect();
-            println!("{:24} {:10} {:36} {}", machine.name, machine.status, machine.id, names.join(", "));
-            machines.push(machine);
+            say(format!("{:24} {:10} {:36} {}", machine.name, machine.status, machine.id, names.join(", ")));
         }
-        println!();
+        say("");
         Ok(machines)
     }
 
-    async fn disk(&self, attachment: &Value) -> anyhow::Result<Disk> {
-        let id = text(attachment, "/disk/id", "disk attachment")?;
-        let disk = self.api.get(&format!("disks/{id}")).await?;
-        Ok(Disk {
-            name: text(&disk, "/name", "disk")?,
-            bootable: text(attachment, "/bootable", "disk attachment")? == "true",
-            storage_domain: text(&disk, "/storage_domains/storage_domain/0/id", "disk")?,
-            id,
-        })
+    fn archive(&self, machine: &Machine) -> PathBuf {
+        self.dir.join("backups").join(&machine.id)
     }
 
-    /// A full backup of all disks, at one moment.
-    async fn backup(&mut self, machine: &Machine) -> anyhow::Result<()> {
-        println!("full backup of {} ({})", machine.name, machine.status);
-        let backup = self.api.start_backup(&machine.id).await?;
-        for disk in &machine.disks {
-            let (moved, took) = self.download(disk, Some(&backup), &self.image(&disk.id), "backup").await?;
-            let mut result = "ok".to_owned();
-            if machine.status == "up" && disk.bootable {
-                let replayed = self.replay(&self.image(&disk.id)).await?;
-                result = format!("ok: every block follows from write {}", replayed.highest);
-            }
-            self.table.add(format!("backup of {}", disk.name), moved, took, result);
+    /// A backup of all disks, at one moment.
+    async fn backup(&mut self, machine: &Machine, incremental: bool) -> anyhow::Result<Manifest> {
+        let options = BackupOptions {
+            vm: machine.id.clone(),
+            to: self.archive(machine),
+            incremental,
+            disks: Vec::new(),
+            keep_checkpoints: 1,
+        };
+        let manifest = backup(&self.api, &options, std::future::pending()).await?;
+        for disk in &manifest.disks {
+            let wanted = if incremental { Mode::Incremental } else { Mode::Full };
+            ensure!(disk.mode == wanted, "{} went {}, not {wanted}", disk.name, disk.mode);
+            let moved = Moved {
+                size: disk.virtual_size,
+                bytes: disk.bytes_moved,
+                holes: disk.virtual_size.saturating_sub(disk.bytes_moved),
+            };
+            let took = Duration::from_millis(disk.milliseconds);
+            self.table.add(format!("{} backup of {}", disk.mode, disk.name), moved, took, "ok".to_owned());
         }
-        self.api.finalize_backup(&machine.id, &backup).await?;
+        Ok(manifest)
+    }
+
+    /// What the guest had written when a backup was made: all of it, and nothing out of order.
+    async fn guest(&mut self, machine: &Machine, manifest: &Manifest) -> anyhow::Result<replay::Replay> {
+        let disk = manifest.disks.iter().find(|disk| disk.bootable).context("no boot disk")?;
+        let layer = Layer::read_only(&self.archive(machine).join(&disk.file)).await?;
+        let content = layer.read(0, replay::END.min(layer.size())).await?;
+        layer.close().await?;
+        let read = |offset: u64, buffer: &mut [u8]| {
+            let from = usize::try_from(offset).ok().and_then(|at| content.get(at..at + buffer.len()));
+            from.map(|from| buffer.copy_from_slice(from)).ok_or(std::io::ErrorKind::UnexpectedEof.into())
+        };
+        let replay = tokio::task::block_in_place(|| replay::verify(read)).map_err(super::Error::Replay)?;
+        let what = format!("{} backup of {}", disk.mode, disk.name);
+        self.table.note(&what, &format!("every block follows from write {}", replay.highest));
+        Ok(replay)
+    }
+
+    /// Writes to the stopped instance's boot disk, far apart; answers the bytes that then count as changed.
+    async fn change(&self, machine: &Machine) -> anyhow::Result<u64> {
+        let disk = machine.disks.first().context("no disk")?;
+        let size = number(&self.api.get(&format!("disks/{}", disk.id)).await?, "/provisioned_size", "disk")?;
+        let transfer = self.api.upload(&disk.id).await?;
+        let image = Image::new(&self.api, &transfer);
+        // behind what the guest's program needs, so that it still runs
+        let places = [size / 2, size / 4 * 3, size - CHANGE].map(|at| at / CHANGE * CHANGE);
+        for (seed, at) in (1u8..).zip(places) {
+            let bytes: Vec<u8> = (0..CHANGE).map(|byte| (byte % 251) as u8 ^ seed).collect();
+            image.put(at, bytes.into()).await?;
+        }
+        image.flush().await?;
+        self.api.finalize_transfer(&transfer).await?;
+        say(format!("changed {} of {}", bytes(CHANGE * places.len() as u64), disk.name));
+        Ok(CHANGE * places.len() as u64)
+    }
+
+    /// An incremental backup moves what changed, and hardly more.
+    fn cost(&mut self, machine: &Machine, manifest: &Manifest, changed: u64) -> anyhow::Result<()> {
+        let moved = manifest.bytes_moved();
+        let said = format!("{moved} bytes moved for {changed} bytes in changed blocks");
+        say(format!("incremental backup of {}: {said}", machine.name));
+        ensure!(moved >= changed.saturating_sub(BLOCK), "too few: {said}");
+        ensure!(moved <= changed + changed / 10 + BLOCK, "too many: {said}");
         Ok(())
     }
 
-    /// The same machine again, from the images of its backup; read back, compared, and started.
+    /// The same machine again, from the chain of its backups; read back, compared, and started.
     async fn restore(&mut self, machine: &Machine) -> anyhow::Result<()> {
         let name = format!("{}-restored", machine.name);
-        println!("restore of {} to {name}", machine.name);
-        let mut restored = Vec::new();
-        for disk in &machine.disks {
-            restored.push(self.restore_disk(disk).await?);
-        }
-        let mut body = json!({ "name": name, "template": { "id": BLANK } });
-        for key in ["memory", "cpu", "cluster"] {
-            if let Some(value) = machine.document.get(key) {
-                body[key] = value.clone();
-            }
-        }
-        let vm = text(&self.api.post("vms", &body).await?, "/id", "vm")?;
-        for (disk, id) in machine.disks.iter().zip(&restored) {
-            let bootable = disk.bootable.to_string();
-            let attachment = json!({
-                "active": "true", "bootable": bootable, "interface": "virtio", "disk": { "id": id }
-            });
-            self.api.post(&format!("vms/{vm}/diskattachments"), &attachment).await?;
-        }
-        if self.api.list(&format!("vms/{vm}/nics"), "nic").await?.is_empty() {
-            let profiles = self.api.list("vnicprofiles", "vnic_profile").await?;
-            let profile = profiles.first().context("no vNIC profile")?;
-            let nic =
-                json!({ "name": "nic1", "vnic_profile": { "id": text(profile, "/id", "vNIC profile")? } });
-            self.api.post(&format!("vms/{vm}/nics"), &nic).await?;
-        }
-        for (disk, id) in machine.disks.iter().zip(&restored) {
-            let (again, copy) = (Disk { id: id.clone(), ..disk.clone() }, self.image(id));
-            let (moved, took) = self.download(&again, None, &copy, "compare").await?;
-            let bytes = compare(&self.image(&disk.id), &copy).await?;
-            self.table.add(
-                format!("restored {}, read again", disk.name),
-                moved,
-                took,
-                format!("ok: {bytes} bytes are the same"),
-            );
-            fs::remove_file(&copy).with_context(|| copy.display().to_string())?;
-        }
-        self.api.start(&vm).await?;
-        println!("{name} is up");
-        Ok(())
-    }
-
-    async fn restore_disk(&mut self, disk: &Disk) -> anyhow::Result<String> {
-        let path = self.image(&disk.id);
-        let size = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
-        let id = self.api.create_disk(&format!("{}-restored", disk.name), size, &disk.storage_domain).await?;
-        let made = self.api.get(&format!("disks/{id}")).await?;
-        let exact = number(&made, "/provisioned_size", "disk")?;
-        ensure!(exact == size, "the new disk has {exact} bytes instead of {size}");
-        let transfer = self.api.upload(&id).await?;
-        let (bar, started) = (Bar::new(&format!("restore {}", disk.name)), Instant::now());
-        let uploaded =
-            Image::new(&self.api, &transfer).upload(&path, |done, size| bar.step(done, size)).await;
-        bar.end();
-        let moved = match uploaded {
-            Ok(moved) => moved,
-            Err(error) => {
-                // the first error is the one to tell
-                let _ = self.api.cancel_transfer(&transfer).await;
-                return Err(error.into());
-            }
+        let options = RestoreOptions {
+            from: self.archive(machine),
+            at: None,
+            name: name.clone(),
+            cluster: None,
+            storage_domain: None,
+            start: false,
         };
-        self.api.finalize_transfer(&transfer).await?;
-        self.table.add(format!("restore of {}", disk.name), moved, started.elapsed(), "ok".to_owned());
-        Ok(id)
-    }
-
-    async fn download(
-        &self,
-        disk: &Disk,
-        backup: Option<&str>,
-        path: &Path,
-        what: &str,
-    ) -> anyhow::Result<(Moved, Duration)> {
-        let transfer = self.api.download(&disk.id, backup).await?;
-        let (bar, started) = (Bar::new(&format!("{what} {}", disk.name)), Instant::now());
-        let moved = Image::new(&self.api, &transfer).download(path, |done, size| bar.step(done, size)).await;
-        bar.end();
+        let started = Instant::now();
+        let restored = restore(&self.api, &options, std::future::pending()).await?;
         let took = started.elapsed();
-        let moved = match moved {
-            Ok(moved) => moved,
-            Err(error) => {
-                let _ = self.api.cancel_transfer(&transfer).await;
-                return Err(error.into());
-            }
-        };
-        self.api.finalize_transfer(&transfer).await?;
-        Ok((moved, took))
-    }
-
-    async fn replay(&self, path: &Path) -> anyhow::Result<replay::Replay> {
-        use std::os::unix::fs::FileExt;
-        let file = fs::File::open(path).with_context(|| path.display().to_string())?;
-        let work = move || replay::verify(|offset, buffer| file.read_exact_at(buffer, offset));
-        tokio::task::spawn_blocking(work).await?.map_err(|error| super::Error::Replay(error).into())
-    }
-
-    fn image(&self, disk: &str) -> PathBuf {
-        self.dir.join(format!("{disk}.raw"))
+        let archive = Archive::read(&options.from)?;
+        let newest = archive.runs().last().context("no run")?;
+        for (disk, (id, moved)) in newest.disks.iter().zip(&restored.disks) {
+            let transfer = self.api.download(id, None).await?;
+            let layer = Layer::read_only(&archive.path(&disk.file)).await?;
+            let bytes = same(&Image::new(&self.api, &transfer), &layer).await?;
+            layer.close().await?;
+            self.api.finalize_transfer(&transfer).await?;
+            let result = format!("ok: {bytes} bytes are the same");
+            self.table.add(format!("restore of {}", disk.name), *moved, took, result);
+        }
+        self.api.start(&restored.vm).await?;
+        say(format!("{name} is up"));
+        Ok(())
     }
 }
 
 fn pick(machines: &[Machine], status: &str) -> anyhow::Result<Machine> {
     let found = machines.iter().find(|machine| machine.status == status && !machine.disks.is_empty());
     found.cloned().with_context(|| format!("no instance is {status} and has disks"))
-}
-
-/// A progress bar on a terminal, one line otherwise.
-struct Bar {
-    bar: Option<ProgressBar>,
-    what: String,
-}
-
-impl Bar {
-    fn new(what: &str) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("  {msg:32} {bar:30} {bytes} {binary_bytes_per_sec}");
-            let bar = ProgressBar::new(0).with_message(what.to_owned());
-            if let Ok(style) = style {
-                bar.set_style(style);
-            }
-            bar
-        });
-        Self { bar, what: what.to_owned() }
-    }
-
-    fn step(&self, done: u64, size: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_length(size);
-            bar.inc(done);
-        }
-    }
-
-    fn end(self) {
-        match self.bar {
-            Some(bar) => bar.finish(),
-            None => println!("  {}", self.what),
-        }
-    }
 }
 
 /// An empty directory to work in. One that an earlier demo left is emptied, unless that still runs.
@@ -390,8 +310,10 @@ fn show_logs(dir: &Path) {
 
 const USER: &str = "alice@acme";
 const PASSWORD: &str = "password";
-/// oVirt's template that is none.
-const BLANK: &str = "00000000-0000-0000-0000-000000000000";
+/// Bytes written in each place, a multiple of what one bit of a bitmap stands for.
+const CHANGE: u64 = 1 << 20;
+/// What one bit of a bitmap stands for.
+const BLOCK: u64 = replay::GRANULE;
 const ENV: &str = "demo.env";
 /// A directory with this file in it is ours to remove.
 const MARK: &str = ".ovirt-gateway-demo";

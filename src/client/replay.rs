@@ -4,6 +4,7 @@
 //! `c · 40503 mod 16384` with `c`, little-endian, and is then the newest. So an image that was taken at one moment holds, for the highest counter `N` in
 //! it, exactly what the writes 1 to `N` leave behind; only the block being written may be half done.
 
+use std::collections::BTreeSet;
 use std::io;
 
 /// What an image told.
@@ -27,6 +28,18 @@ pub enum Error {
     Wrong { block: u32, found: u32, wanted: u32, highest: u32 },
     #[error("block {block} is half {one} and half {other}, and no write can have been under way there")]
     Torn { block: u32, one: u32, other: u32 },
+}
+
+impl Replay {
+    /// Bytes of the blocks of a bitmap that a later image must have changed in.
+    pub fn changed(&self, later: &Self) -> u64 {
+        let newest = later.highest.saturating_add(u32::from(later.torn));
+        let oldest = newest.saturating_sub(BLOCKS).max(self.highest);
+        let granules: BTreeSet<_> = (oldest..newest)
+            .map(|counter| (FIRST + u64::from(place(counter + 1)) * BLOCK as u64) / GRANULE)
+            .collect();
+        granules.len() as u64 * GRANULE
+    }
 }
 
 /// Reads all blocks and compares each. `read` fills a buffer from a byte offset of the image.
@@ -95,6 +108,10 @@ fn newest(block: u32, highest: u32) -> u32 {
     }
 }
 
+/// Where the guest's blocks end.
+pub const END: u64 = FIRST + BLOCKS as u64 * BLOCK as u64;
+/// Bytes that one bit of a dirty bitmap stands for, as qemu has it for images of 64 KiB clusters.
+pub const GRANULE: u64 = 64 << 10;
 /// Bytes that one counter fills.
 const BLOCK: usize = 4096;
 /// The guest's blocks begin at sector 2048.

@@ -23,6 +23,13 @@ impl Table {
     pub fn add(&mut self, what: String, moved: Moved, took: Duration, result: String) {
         self.rows.push(Row { what, moved, took, result });
     }
+
+    /// Adds to what the newest line about something says of its result.
+    pub fn note(&mut self, what: &str, more: &str) {
+        if let Some(row) = self.rows.iter_mut().rev().find(|row| row.what == what) {
+            row.result = format!("{}: {more}", row.result);
+        }
+    }
 }
 
 impl fmt::Display for Table {

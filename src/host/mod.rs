@@ -3,6 +3,7 @@
 //! The only place of the crate that starts processes. Nothing here builds a shell string: a program
 //! gets an argument vector. Everything above works on any [`Runner`].
 
+pub mod archive;
 mod child;
 mod error;
 mod local;

@@ -1,6 +1,7 @@
 //! Each role's life: settings, log, parts, a ready line on standard output, and an orderly end.
 
 pub mod check_config;
+pub mod client;
 pub mod demo;
 pub mod doctor;
 pub mod imageio;

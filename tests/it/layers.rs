@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("auth", &["cloudstack", "state"]),
     ("cli", &[]),
-    ("client", &["host", "pki"]),
+    // nbd: to read and write the images of its own that qemu-nbd opens
+    ("client", &["host", "nbd", "pki"]),
     ("cloudstack", &[]),
     ("config", &["auth", "cloudstack", "hostlink", "imageio", "log", "state", "transfer"]),
     ("doctor", &["auth", "cloudstack", "hostlink"]),

@@ -6,6 +6,7 @@
 mod auth;
 mod bitmaps;
 mod checkpoints;
+mod client;
 mod cloudstack;
 mod codec;
 mod costs;
