@@ -9,6 +9,7 @@ use super::desk::{checked, held};
 use super::records::{self, OpenBackup, OpenDisk, Record, Server, Stamp};
 use super::refuse::Error;
 use super::{pools, watch};
+use crate::crash;
 use crate::host::qemu_nbd::{self, Access};
 use crate::host::{self, Runner, xml};
 
@@ -56,6 +57,7 @@ impl<R: Runner> Desk<R> {
             records::keep(&self.settings.run_dir, &Record::Backup(open.clone()))?;
             Ok(answer)
         });
+        crash::point!("host.backup.kept");
         match kept {
             Ok(answer) => {
                 held(&self.backups).insert(id.to_owned(), open);
@@ -86,8 +88,10 @@ impl<R: Runner> Desk<R> {
             None => self.doubt(&open).await,
         };
         self.revoke(&open);
+        crash::point!("host.backup.ending");
         self.clear_backup(&open).await?;
         held(&self.backups).remove(id);
+        crash::point!("host.backup.ended");
         Ok(BackupEnd { clean: reason.is_none(), reason })
     }
 
@@ -160,9 +164,12 @@ impl<R: Runner> Desk<R> {
             })
             .collect();
         records::keep(&self.settings.run_dir, &Record::Backup(open.clone()))?;
+        crash::point!("host.backup.recorded");
         let order = open.socket.with_extension("xml");
         std::fs::write(&order, xml::backup(&open.socket, &disks))?;
+        crash::point!("host.backup.ordered");
         let begun = virsh.begin_backup(&instance, &order).await;
+        crash::point!("host.backup.begun");
         records::discard(&order);
         begun?;
         Ok(exports)
@@ -184,8 +191,10 @@ impl<R: Runner> Desk<R> {
             return Err(Error::Conflict("the instance runs on this host"));
         }
         records::keep(&self.settings.run_dir, &Record::Backup(open.clone()))?;
+        crash::point!("host.backup.noted");
         for (image, server) in &images {
             qemu_nbd::start(&self.runner, image, Access::SharedRead, &server.socket, &server.pid).await?;
+            crash::point!("host.backup.served");
         }
         Ok(exports)
     }
@@ -228,10 +237,12 @@ impl<R: Runner> Desk<R> {
                 }
             }
         }
+        crash::point!("host.backup.aborted");
         for disk in &open.disks {
             result = result.and(disk.server.stop().await);
             disk.scratch.as_deref().inspect(|file| records::discard(file));
         }
+        crash::point!("host.backup.stopped");
         records::discard(&open.socket);
         records::discard(&open.socket.with_extension("xml"));
         records::forget(&self.settings.run_dir, &Record::Backup(open.clone()));

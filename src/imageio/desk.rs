@@ -8,6 +8,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::records::{self, OpenBackup, OpenExport, Record};
 use super::refuse::Error;
+use crate::crash;
 use crate::host::Runner;
 use crate::host::virsh::Virsh;
 
@@ -56,11 +57,13 @@ impl<R: Runner> Desk<R> {
             locks: Mutex::default(),
         });
         for record in records::all(&desk.settings.run_dir)? {
+            crash::point!("host.desk.adopting");
             match record {
                 Record::Backup(open) => desk.adopt_backup(open).await,
                 Record::Export(open) => desk.adopt_export(open).await,
             }
         }
+        crash::point!("host.desk.open");
         Ok(desk)
     }
 

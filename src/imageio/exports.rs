@@ -11,6 +11,7 @@ use super::desk::{checked, held};
 use super::pools;
 use super::records::{self, OpenExport, Record, Server};
 use super::refuse::Error;
+use crate::crash;
 use crate::host::qemu_nbd::{self, Access};
 use crate::host::{Runner, qcow2, qemu_img};
 
@@ -47,12 +48,15 @@ impl<R: Runner> Desk<R> {
             request,
         };
         records::keep(&self.settings.run_dir, &Record::Export(open.clone()))?;
+        crash::point!("host.export.recorded");
         match self.start_export(&open, size).await {
             Ok(answer) => {
+                crash::point!("host.export.started");
                 open.answer = Some(answer.clone());
                 // in the map first: whatever runs can be ended
                 held(&self.exports).insert(id.to_owned(), open.clone());
                 records::keep(&self.settings.run_dir, &Record::Export(open))?;
+                crash::point!("host.export.kept");
                 Ok(answer)
             }
             Err(error) => {
@@ -73,8 +77,10 @@ impl<R: Runner> Desk<R> {
             (Some(upload), true) => self.commit(&open, upload).await,
             _ => Ok(()),
         };
+        crash::point!("host.export.ending");
         let cleared = self.clear_export(&open).await;
         held(&self.exports).remove(id);
+        crash::point!("host.export.ended");
         committed.and(cleared).map(|()| ExportEnd { found: true })
     }
 
@@ -121,17 +127,20 @@ impl<R: Runner> Desk<R> {
         qcow2::stands_alone(&header)?;
         qemu_img::info(&self.runner, upload, "qcow2").await?.check_upload(size)?;
         File::open(upload)?.sync_all()?;
+        crash::point!("host.export.checked");
         // an instance that was started meanwhile would go on writing to a file without a name
         qemu_img::unused(&self.runner, &open.target).await?;
         std::fs::rename(upload, &open.target)?;
         if let Some(directory) = open.target.parent() {
             File::open(directory)?.sync_all()?;
         }
+        crash::point!("host.export.renamed");
         Ok(())
     }
 
     async fn clear_export(&self, open: &OpenExport) -> Result<(), Error> {
         let stopped = open.server.stop().await;
+        crash::point!("host.export.stopped");
         if let Some(upload) = &open.upload {
             records::discard(upload);
         }

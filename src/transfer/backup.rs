@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
+use crate::crash;
 use crate::imageio::api;
 use crate::state::{self, Backup, BackupDisk, BackupPhase, Source, TransferPhase, now_ms};
 
@@ -102,6 +103,7 @@ impl Core {
             }
             Err(error) => return Err(error.into()),
         }
+        crash::point!("gateway.backup.inserted");
         self.touch(&id);
         let core = self.clone();
         self.spawn(async move { core.drive_backup(&id).await });
@@ -135,6 +137,7 @@ impl Core {
 
     async fn make_exports(&self, id: &str) -> Result<(), Error> {
         self.move_backup(id, BackupEvent::Begin, |_| ()).await?;
+        crash::point!("gateway.backup.starting");
         let Some(backup) = self.parts.store.backup(id).await? else { return Ok(()) };
         let disks = self.parts.store.backup_disks(id).await?;
         let request = api::BackupRequest {
@@ -151,6 +154,7 @@ impl Core {
         let hosts = self.hosts()?;
         let host = backup.host_address.clone().unwrap_or_default();
         let made = persist(START, || hosts.start_backup(&host, id, &request)).await?;
+        crash::point!("gateway.backup.asked");
         self.exported(id, &made).await
     }
 
@@ -167,9 +171,11 @@ impl Core {
             })?;
             self.parts.store.exported(id, &disk.disk_id, export.size, &export.url).await?;
         }
+        crash::point!("gateway.backup.exported");
         if self.move_backup(id, BackupEvent::Exported, |_| ()).await?.is_none() {
             self.clear_backup(id).await?;
         }
+        crash::point!("gateway.backup.ready");
         Ok(())
     }
 
@@ -205,8 +211,10 @@ impl Core {
 
     /// Ends a backup that its client is done with, and says whether it can be trusted.
     pub(super) async fn end_backup(self: Arc<Self>, id: &str) {
+        crash::point!("gateway.backup.finalizing");
         match self.verdict(id).await {
             Ok(()) => {
+                crash::point!("gateway.backup.judged");
                 let done = self.move_backup(id, BackupEvent::EndedClean, |row| row.open = false).await;
                 if let Err(error) = done {
                     tracing::error!(backup = id, %error, "a finished backup could not be noted");
@@ -224,7 +232,9 @@ impl Core {
         let host = backup.host_address.clone().unwrap_or_default();
         let seen = persist(END, || hosts.backup(&host, id)).await?;
         let seen = seen.ok_or_else(|| Error::conflict("the host does not know it any more"))?;
+        crash::point!("gateway.backup.looked");
         let end = persist(END, || hosts.end_backup(&host, id)).await?;
+        crash::point!("gateway.backup.ended");
         if seen.state == api::BackupState::Failed || !end.clean {
             let reason = end.reason.or(seen.reason);
             let reason = reason.unwrap_or_else(|| "something changed under it".into());
@@ -277,6 +287,7 @@ impl Core {
         if let Err(error) = self.move_backup(id, BackupEvent::Fail, kept).await {
             tracing::error!(backup = id, %error, "a failure could not be noted");
         }
+        crash::point!("gateway.backup.failing");
         self.clear_or_warn(id).await;
     }
 
@@ -299,6 +310,7 @@ impl Core {
             Err(error) => tracing::warn!(backup = id, %error, "the host is given up"),
             Ok(()) => {}
         }
+        crash::point!("gateway.backup.cleared");
         let closed = Backup { open: false, ..backup.clone() };
         self.parts.store.swap_backup(&backup, &closed).await?;
         self.forget_leases().await;

@@ -10,6 +10,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cli", &[]),
     ("client", &["host", "pki"]),
     ("cloudstack", &[]),
+    ("crash", &[]),
     ("config", &["auth", "cloudstack", "hostlink", "imageio", "log", "state", "transfer"]),
     ("doctor", &["auth", "cloudstack", "hostlink"]),
     // hostlink: its errors only, which reach the gateway inside those of transfer
