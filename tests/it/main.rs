@@ -7,6 +7,7 @@ mod auth;
 mod cloudstack;
 mod codec;
 mod costs;
+mod crash_points;
 mod curl;
 mod doctor;
 mod doctor_endpoint;
