@@ -27,9 +27,6 @@ pub async fn one(ask: Ask, Path((vm, id)): Path<(String, String)>) -> Result<Res
 /// `POST /vms/{id}/backups`: no disks means all.
 pub async fn start(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Response, Fault> {
     let wanted: model::Backup = ask.read(&body)?;
-    if ask.query.flag("require_consistency").unwrap_or(false) {
-        return Err(Fault::not_yet("a consistent backup by the guest agent (require_consistency)"));
-    }
     present(&ask.caller, &vm).await?;
     let disks = wanted.disks.unwrap_or_default().disk;
     let disks: Option<Vec<String>> =
@@ -39,6 +36,7 @@ pub async fn start(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Resp
         name: wanted.name,
         description: wanted.description,
         from_checkpoint_id: wanted.from_checkpoint_id.filter(|id| !id.trim().is_empty()),
+        require_consistency: ask.query.flag("require_consistency").unwrap_or(false),
         disks: disks.ok_or_else(|| Fault::incomplete("Backup", "disks.disk.id"))?,
     };
     let (engine, caller) = (ask.gateway.engine().clone(), ask.caller.clone());
@@ -52,6 +50,17 @@ pub async fn disks(ask: Ask, Path((vm, id)): Path<(String, String)>) -> Result<R
     engine.backup(&vm, &id).await?;
     let disks: model::Disks = engine.backup_disks(&id).await?.iter().map(disk).collect();
     ask.ok(&disks)
+}
+
+pub async fn one_disk(
+    ask: Ask,
+    Path((vm, id, wanted)): Path<(String, String, String)>,
+) -> Result<Response, Fault> {
+    present(&ask.caller, &vm).await?;
+    let engine = ask.gateway.engine();
+    engine.backup(&vm, &id).await?;
+    let disks = engine.backup_disks(&id).await?;
+    ask.ok(&disk(disks.iter().find(|row| row.disk_id == wanted).ok_or_else(Fault::not_found)?))
 }
 
 pub async fn finalize(
@@ -79,6 +88,8 @@ fn backup(row: &state::Backup) -> model::Backup {
         creation_date: Timestamp::from_millisecond(row.created_ms),
         modification_date: Timestamp::from_millisecond(row.modified_ms),
         phase: Some(phase(row.phase)),
+        from_checkpoint_id: row.from_checkpoint.clone(),
+        to_checkpoint_id: row.to_checkpoint.clone(),
         host,
         vm: Some(Ref::new(href::vm(&row.vm_id), row.vm_id.clone())),
         ..Default::default()
@@ -89,7 +100,10 @@ fn disk(row: &state::BackupDisk) -> model::Disk {
     model::Disk {
         href: Some(href::disk(&row.disk_id)),
         id: Some(row.disk_id.clone()),
-        backup_mode: Some(model::DiskBackupMode::Full),
+        backup_mode: Some(match row.incremental {
+            true => model::DiskBackupMode::Incremental,
+            false => model::DiskBackupMode::Full,
+        }),
         format: Some(model::DiskFormat::Cow),
         provisioned_size: row.size,
         ..Default::default()

@@ -8,6 +8,7 @@ mod api;
 mod ask;
 mod backups;
 mod body;
+mod checkpoints;
 mod devices;
 mod disks;
 mod events;
@@ -181,12 +182,19 @@ fn api_routes() -> Router<Gateway> {
         .route("/vms/{vm}/backups", get(backups::list).post(backups::start))
         .route("/vms/{vm}/backups/{backup}", get(backups::one))
         .route("/vms/{vm}/backups/{backup}/disks", get(backups::disks))
+        .route("/vms/{vm}/backups/{backup}/disks/{disk}", get(backups::one_disk))
         .route("/vms/{vm}/backups/{backup}/finalize", post(backups::finalize))
+        .route("/vms/{vm}/checkpoints", get(checkpoints::list))
+        .route("/vms/{vm}/checkpoints/{checkpoint}", get(checkpoints::one).delete(checkpoints::delete))
+        .route("/vms/{vm}/checkpoints/{checkpoint}/disks", get(checkpoints::disks))
+        .route("/vms/{vm}/checkpoints/{checkpoint}/disks/{disk}", get(checkpoints::one_disk))
         .route("/disks", get(disks::list).post(restore::create_disk))
         .route("/disks/{disk}", get(disks::one).put(disks::update).delete(restore::delete_disk))
         .route("/imagetransfers", get(transfers::list).post(transfers::start))
         .route("/imagetransfers/{transfer}", get(transfers::one))
         .route("/imagetransfers/{transfer}/finalize", post(transfers::finalize))
+        .route("/imagetransfers/{transfer}/pause", post(transfers::pause))
+        .route("/imagetransfers/{transfer}/resume", post(transfers::resume))
         .route("/imagetransfers/{transfer}/cancel", post(transfers::cancel))
         .route("/users/{id}", get(api::user))
         .route("/tags", get(tags::list))

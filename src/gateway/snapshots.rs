@@ -110,6 +110,8 @@ pub async fn restore(
             "The instance runs: stop it before it goes back to a snapshot of its disks",
         ));
     }
+    let (engine, id) = (ask.gateway.engine().clone(), vm.id.clone());
+    super::detached(async move { engine.prepare_revert(&id, memory).await }).await??;
     let params = Params::new().set("vmsnapshotid", &row.id);
     let job = submit(&ask.caller.client, "revertToVMSnapshot", params).await?;
     ask.ok(&model::Action { job: Some(model::Ref::new(href::job(&job), job)), ..complete() })

@@ -85,12 +85,26 @@ pub async fn cancel(ask: Ask, Path(id): Path<String>, body: Bytes) -> Result<Res
     ask.answer(StatusCode::OK, &model::Action { status: Some("complete".to_owned()), ..action })
 }
 
+pub async fn pause(ask: Ask, Path(id): Path<String>, body: Bytes) -> Result<Response, Fault> {
+    let action: model::Action = ask.read(&body)?;
+    let (engine, caller) = (ask.gateway.engine().clone(), ask.caller.clone());
+    super::detached(async move { engine.pause_transfer(&caller, &id).await }).await??;
+    ask.answer(StatusCode::OK, &model::Action { status: Some("complete".to_owned()), ..action })
+}
+
+pub async fn resume(ask: Ask, Path(id): Path<String>, body: Bytes) -> Result<Response, Fault> {
+    let action: model::Action = ask.read(&body)?;
+    let (engine, caller) = (ask.gateway.engine().clone(), ask.caller.clone());
+    super::detached(async move { engine.resume_transfer(&caller, &id).await }).await??;
+    ask.answer(StatusCode::OK, &model::Action { status: Some("complete".to_owned()), ..action })
+}
+
 fn image_transfer(gateway: &Gateway, row: &state::Transfer) -> model::ImageTransfer {
     let href = href::image_transfer(&row.id);
     let url = gateway.engine().transfer_url(row);
     let disk = || Some(Ref::new(href::disk(&row.disk_id), row.disk_id.clone()));
     model::ImageTransfer {
-        actions: href::actions(&href, &["cancel", "finalize"]),
+        actions: href::actions(&href, &["cancel", "finalize", "pause", "resume"]),
         href: Some(href),
         id: Some(row.id.clone()),
         active: Some(row.phase == TransferPhase::Transferring && row.transferred > 0),

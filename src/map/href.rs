@@ -26,6 +26,14 @@ pub fn backup(vm_id: &str, id: &str) -> String {
     within(&vm(vm_id), "backups", id)
 }
 
+pub fn checkpoint(vm_id: &str, id: &str) -> String {
+    within(&vm(vm_id), "checkpoints", id)
+}
+
+pub fn checkpoint_disk(vm_id: &str, checkpoint_id: &str, id: &str) -> String {
+    within(&checkpoint(vm_id, checkpoint_id), "disks", id)
+}
+
 pub fn backup_disk(vm_id: &str, backup_id: &str, id: &str) -> String {
     within(&backup(vm_id, backup_id), "disks", id)
 }

@@ -130,7 +130,8 @@ const WINDOWS: &[(&str, &str)] = &[
 const FAMILY: &[&str] = &["red hat", "rhel", "centos", "rocky", "alma", "oracle linux"];
 const LINUX: &[&str] = &["linux", "debian", "ubuntu", "suse", "fedora", "alpine", "arch", "gentoo"];
 /// What a client may follow from a machine.
-const LINKS: &[&str] = &["backups", "diskattachments", "nics", "reporteddevices", "snapshots", "tags"];
+const LINKS: &[&str] =
+    &["backups", "checkpoints", "diskattachments", "nics", "reporteddevices", "snapshots", "tags"];
 const ACTIONS: &[&str] = &["start", "stop", "shutdown", "reboot"];
 /// Bytes; CloudStack's memory is in MiB.
 const MIB: u64 = 1 << 20;

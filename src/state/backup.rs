@@ -3,6 +3,7 @@
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::checkpoint::{self, Checkpoint, CheckpointDisk, CheckpointPhase};
 use super::store::{size_of, stored, word};
 use super::{Error, Store, now_ms, words};
 
@@ -49,8 +50,16 @@ pub struct Backup {
     pub source: Source,
     pub name: Option<String>,
     pub description: Option<String>,
+    /// What it is incremental from.
+    pub from_checkpoint: Option<String>,
+    /// What it makes; none where no disk can carry a bitmap, or none must.
+    pub to_checkpoint: Option<String>,
+    /// Whether the guest's file systems are frozen while the point in time is taken.
+    pub freeze: bool,
     pub created_ms: i64,
     pub modified_ms: i64,
+    /// When somebody last asked about it.
+    pub touched_ms: i64,
     /// Why it is `failed`.
     pub error: Option<String>,
 }
@@ -68,16 +77,22 @@ pub struct BackupDisk {
     pub size: Option<u64>,
     /// The export, for a ticket.
     pub url: Option<String>,
+    /// Whether the export tells what changed since the checkpoint that the backup is from.
+    pub incremental: bool,
+    /// Why it does not, though it was asked for.
+    pub why_full: Option<String>,
 }
 
 impl Store {
-    /// Stores a new backup with its disks; [`Error::Taken`] if the id or the instance is taken.
+    /// Stores a new backup with its disks and the checkpoint it makes; [`Error::Taken`] if the id or
+    /// the instance is taken.
     pub async fn insert_backup(&self, backup: &Backup, disks: &[BackupDisk]) -> Result<(), Error> {
         let mut transaction = self.pool.begin().await?;
         sqlx::query(
             "INSERT INTO backups (id, vm_id, open_vm, user_id, account, domain_id, phase, revision, host_id, \
-             host_address, source, name, description, created_ms, modified_ms, error) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             host_address, source, name, description, from_checkpoint, to_checkpoint, freeze, created_ms, \
+             modified_ms, touched_ms, error) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(backup.id.clone())
         .bind(backup.vm_id.clone())
@@ -92,15 +107,19 @@ impl Store {
         .bind(backup.source.as_str())
         .bind(backup.name.clone())
         .bind(backup.description.clone())
+        .bind(backup.from_checkpoint.clone())
+        .bind(backup.to_checkpoint.clone())
+        .bind(i64::from(backup.freeze))
         .bind(backup.created_ms)
         .bind(backup.modified_ms)
+        .bind(backup.touched_ms)
         .bind(backup.error.clone())
         .execute(&mut *transaction)
         .await?;
         for (position, disk) in disks.iter().enumerate() {
             sqlx::query(
                 "INSERT INTO backup_disks (backup_id, disk_id, position, pool_id, pool_kind, pool_path, \
-                 volume_path, size, url) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 volume_path, size, url, incremental, why_full) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )
             .bind(backup.id.clone())
             .bind(disk.disk_id.clone())
@@ -111,42 +130,93 @@ impl Store {
             .bind(disk.volume_path.clone())
             .bind(disk.size.map(stored))
             .bind(disk.url.clone())
+            .bind(i64::from(disk.incremental))
+            .bind(disk.why_full.clone())
             .execute(&mut *transaction)
             .await?;
+        }
+        if let Some(id) = &backup.to_checkpoint {
+            let row = sqlx::query(
+                "SELECT id FROM checkpoints WHERE vm_id = ? AND phase = ? ORDER BY created_ms DESC, id LIMIT 1",
+            )
+            .bind(backup.vm_id.clone())
+            .bind(CheckpointPhase::Created.as_str())
+            .fetch_optional(&mut *transaction)
+            .await?;
+            let parent_id = row.map(|row| row.try_get("id")).transpose()?;
+            let (checkpoint, disks) = pending(id, parent_id, backup, disks);
+            checkpoint::insert(&mut transaction, &checkpoint, &disks).await?;
         }
         transaction.commit().await?;
         Ok(())
     }
 
-    /// Replaces `old` by `new` if nobody was faster; `None` says somebody was.
+    /// Replaces `old` by `new` if nobody was faster; `None` says somebody was. With its end, that of
+    /// the checkpoint it makes is decided as well.
     pub async fn swap_backup(&self, old: &Backup, new: &Backup) -> Result<Option<Backup>, Error> {
         let new = Backup { revision: old.revision + 1, modified_ms: now_ms(), ..new.clone() };
+        let mut transaction = self.pool.begin().await?;
         let done = sqlx::query(
             "UPDATE backups SET phase = ?, revision = ?, open_vm = ?, host_id = ?, host_address = ?, \
-             modified_ms = ?, error = ? WHERE id = ? AND phase = ? AND revision = ?",
+             to_checkpoint = ?, modified_ms = ?, error = ? WHERE id = ? AND phase = ? AND revision = ?",
         )
         .bind(new.phase.as_str())
         .bind(new.revision)
         .bind(new.open.then(|| new.vm_id.clone()))
         .bind(new.host_id.clone())
         .bind(new.host_address.clone())
+        .bind(new.to_checkpoint.clone())
         .bind(new.modified_ms)
         .bind(new.error.clone())
         .bind(old.id.clone())
         .bind(old.phase.as_str())
         .bind(old.revision)
-        .execute(&self.pool)
+        .execute(&mut *transaction)
         .await?;
-        Ok((done.rows_affected() == 1).then_some(new))
+        if done.rows_affected() != 1 {
+            return Ok(None);
+        }
+        let fate = match new.phase {
+            BackupPhase::Succeeded => Some(CheckpointPhase::Created),
+            BackupPhase::Failed => Some(CheckpointPhase::Doomed),
+            _ => None,
+        };
+        match (&old.to_checkpoint, &new.to_checkpoint, fate) {
+            (Some(checkpoint), None, _) => {
+                let reason = Some("no disk can carry its bitmap");
+                checkpoint::share_fate(&mut transaction, checkpoint, CheckpointPhase::Doomed, reason).await?;
+            }
+            (_, Some(checkpoint), Some(fate)) => {
+                checkpoint::share_fate(&mut transaction, checkpoint, fate, new.error.as_deref()).await?;
+            }
+            _ => {}
+        }
+        transaction.commit().await?;
+        Ok(Some(new))
     }
 
     /// Keeps what a host exported for a disk.
-    pub async fn exported(&self, backup: &str, disk: &str, size: u64, url: &str) -> Result<(), Error> {
-        sqlx::query("UPDATE backup_disks SET size = ?, url = ? WHERE backup_id = ? AND disk_id = ?")
-            .bind(stored(size))
-            .bind(url.to_owned())
-            .bind(backup.to_owned())
-            .bind(disk.to_owned())
+    pub async fn exported(&self, disk: &BackupDisk) -> Result<(), Error> {
+        sqlx::query(
+            "UPDATE backup_disks SET size = ?, url = ?, incremental = ?, why_full = ? \
+             WHERE backup_id = ? AND disk_id = ?",
+        )
+        .bind(disk.size.map(stored))
+        .bind(disk.url.clone())
+        .bind(i64::from(disk.incremental))
+        .bind(disk.why_full.clone())
+        .bind(disk.backup_id.clone())
+        .bind(disk.disk_id.clone())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Keeps when somebody last asked about a backup; no change of phase, so no swap.
+    pub async fn touch_backup(&self, id: &str, now_ms: i64) -> Result<(), Error> {
+        sqlx::query("UPDATE backups SET touched_ms = ? WHERE id = ?")
+            .bind(now_ms)
+            .bind(id.to_owned())
             .execute(&self.pool)
             .await?;
         Ok(())
@@ -189,6 +259,7 @@ impl Store {
 impl Backup {
     fn read(row: &AnyRow) -> Result<Self, Error> {
         let open: Option<String> = row.try_get("open_vm")?;
+        let freeze: i64 = row.try_get("freeze")?;
         Ok(Self {
             id: row.try_get("id")?,
             vm_id: row.try_get("vm_id")?,
@@ -203,8 +274,12 @@ impl Backup {
             source: word(row, "source", Source::parse)?,
             name: row.try_get("name")?,
             description: row.try_get("description")?,
+            from_checkpoint: row.try_get("from_checkpoint")?,
+            to_checkpoint: row.try_get("to_checkpoint")?,
+            freeze: freeze != 0,
             created_ms: row.try_get("created_ms")?,
             modified_ms: row.try_get("modified_ms")?,
+            touched_ms: row.try_get("touched_ms")?,
             error: row.try_get("error")?,
         })
     }
@@ -213,6 +288,7 @@ impl Backup {
 impl BackupDisk {
     fn read(row: &AnyRow) -> Result<Self, Error> {
         let size: Option<i64> = row.try_get("size")?;
+        let incremental: i64 = row.try_get("incremental")?;
         Ok(Self {
             backup_id: row.try_get("backup_id")?,
             disk_id: row.try_get("disk_id")?,
@@ -222,6 +298,38 @@ impl BackupDisk {
             volume_path: row.try_get("volume_path")?,
             size: size.map(|_| size_of(row, "size")).transpose()?,
             url: row.try_get("url")?,
+            incremental: incremental != 0,
+            why_full: row.try_get("why_full")?,
         })
     }
+}
+
+/// A checkpoint whose backup begins: where its bitmaps may be is known before the first is made.
+fn pending(
+    id: &str,
+    parent_id: Option<String>,
+    backup: &Backup,
+    disks: &[BackupDisk],
+) -> (Checkpoint, Vec<CheckpointDisk>) {
+    let checkpoint = Checkpoint {
+        id: id.to_owned(),
+        vm_id: backup.vm_id.clone(),
+        parent_id,
+        phase: CheckpointPhase::Pending,
+        revision: 0,
+        created_ms: backup.created_ms,
+        modified_ms: backup.created_ms,
+        reason: None,
+    };
+    let disks = disks.iter().map(|disk| CheckpointDisk {
+        checkpoint_id: id.to_owned(),
+        disk_id: disk.disk_id.clone(),
+        live: false,
+        pool_id: disk.pool_id.clone(),
+        pool_kind: disk.pool_kind.clone(),
+        pool_path: disk.pool_path.clone(),
+        volume_path: disk.volume_path.clone(),
+        size: disk.size.unwrap_or(0),
+    });
+    (checkpoint, disks.collect())
 }

@@ -5,18 +5,22 @@
 //! it. Knows nothing of CloudStack, hosts or HTTP.
 
 mod backup;
+mod checkpoint;
 mod disk;
 mod place;
 mod steps;
 mod store;
 mod transfer;
+mod work;
 
 pub use backup::{Backup, BackupDisk, BackupPhase, Source};
+pub use checkpoint::{Checkpoint, CheckpointDisk, CheckpointPhase};
 pub use disk::Disk;
 pub use place::{Lease, Placement};
 pub use steps::{Kind as StepKind, Step};
 pub use store::{Config, Error, Store, now_ms};
-pub use transfer::{Direction, Format, TimeoutPolicy, Transfer, TransferPhase};
+pub use transfer::{Direction, Dirty, Format, TimeoutPolicy, Transfer, TransferPhase};
+pub use work::Open;
 
 /// An enum whose variants have one fixed word each, in the database and in oVirt's answers.
 macro_rules! words {

@@ -47,6 +47,16 @@ words! {
     }
 }
 
+words! {
+    /// What a transfer tells of changes since an earlier backup.
+    Dirty {
+        /// What the export's bitmap says.
+        Bitmap = "bitmap",
+        /// That everything may have changed: the disk went full in an incremental backup.
+        All = "all",
+    }
+}
+
 impl TransferPhase {
     /// Nothing follows it; what the host still holds is taken away behind it.
     pub fn is_final(self) -> bool {
@@ -86,6 +96,8 @@ pub struct Transfer {
     pub volume_path: String,
     /// What the ticket opens on the host.
     pub export_url: Option<String>,
+    /// What is told of changes since an earlier backup.
+    pub dirty: Option<Dirty>,
     /// Goes into the ticket's id; the secret does not lie in the database.
     pub nonce: String,
     /// What the ticket may reach, in bytes.
@@ -106,9 +118,9 @@ impl Store {
         sqlx::query(
             "INSERT INTO transfers (id, disk_id, open_disk, backup_id, vm_id, user_id, account, domain_id, \
              direction, format, phase, revision, host_id, host_address, pool_id, pool_kind, pool_path, \
-             volume_path, export_url, nonce, size, inactivity_timeout, timeout_policy, created_ms, \
+             volume_path, export_url, dirty, nonce, size, inactivity_timeout, timeout_policy, created_ms, \
              modified_ms, last_active_ms, transferred, error) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(transfer.id.clone())
         .bind(transfer.disk_id.clone())
@@ -129,6 +141,7 @@ impl Store {
         .bind(transfer.pool_path.clone())
         .bind(transfer.volume_path.clone())
         .bind(transfer.export_url.clone())
+        .bind(transfer.dirty.map(Dirty::as_str))
         .bind(transfer.nonce.clone())
         .bind(stored(transfer.size))
         .bind(stored(transfer.inactivity_timeout))
@@ -239,6 +252,7 @@ impl Store {
 impl Transfer {
     fn read(row: &AnyRow) -> Result<Self, Error> {
         let open: Option<String> = row.try_get("open_disk")?;
+        let dirty: Option<String> = row.try_get("dirty")?;
         Ok(Self {
             id: row.try_get("id")?,
             disk_id: row.try_get("disk_id")?,
@@ -259,6 +273,7 @@ impl Transfer {
             pool_path: row.try_get("pool_path")?,
             volume_path: row.try_get("volume_path")?,
             export_url: row.try_get("export_url")?,
+            dirty: dirty.map(|_| word(row, "dirty", Dirty::parse)).transpose()?,
             nonce: row.try_get("nonce")?,
             size: size_of(row, "size")?,
             inactivity_timeout: size_of(row, "inactivity_timeout")?,

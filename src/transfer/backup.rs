@@ -25,8 +25,8 @@ impl Core {
             .ok_or_else(|| Error::NotFound { what: "instance", id: vm.clone() })?;
         let id = chosen_id(request.id.as_deref())?;
         owned::may_read(&who.client).await?;
-        if request.from_checkpoint_id.is_some() {
-            return Err(Error::conflict("there is no such checkpoint: make a full backup"));
+        if let Some(from) = &request.from_checkpoint_id {
+            self.base(&vm.id, from).await?;
         }
         let source = match vm.state.as_str() {
             "Running" => Source::Running,
@@ -37,6 +37,7 @@ impl Core {
         };
         let service = self.service("a backup")?;
         self.hosts()?;
+        let checkpoint = self.checkpoint_for(&vm.id, request.from_checkpoint_id.as_deref()).await?;
         let mut volumes = owned::volumes(&who.client, &vm).await?;
         if let Some(unknown) = request.disks.iter().find(|id| !volumes.iter().any(|v| v.id == **id)) {
             return Err(Error::NoSuch { what: "disk of the instance", id: unknown.clone() });
@@ -74,8 +75,12 @@ impl Core {
             source,
             name: request.name,
             description: request.description,
+            from_checkpoint: request.from_checkpoint_id,
+            to_checkpoint: checkpoint,
+            freeze: request.require_consistency,
             created_ms: now,
             modified_ms: now,
+            touched_ms: now,
             error: None,
         };
         let disks: Vec<BackupDisk> = volumes
@@ -90,6 +95,8 @@ impl Core {
                 volume_path: image.reference.path,
                 size: None,
                 url: None,
+                incremental: false,
+                why_full: None,
             })
             .collect();
         self.end_stale(&vm.id).await?;
@@ -110,73 +117,45 @@ impl Core {
         Ok(backup)
     }
 
+    /// The id of the checkpoint to make, if one may be made; what is in its way goes.
+    async fn checkpoint_for(&self, vm: &str, from: Option<&str>) -> Result<Option<String>, Error> {
+        if self.needs_protection(vm).await? {
+            let reason = "the instance has a snapshot with memory";
+            if self.doom_all(vm, reason).await? {
+                self.later.now(vm);
+            }
+            return match from {
+                Some(_) => Err(Error::conflict(format!("{reason}: make a full backup"))),
+                None => Ok(None),
+            };
+        }
+        self.make_room(vm, from).await?;
+        Ok(Some(uuid::Uuid::new_v4().to_string()))
+    }
+
     /// A backup that has ended but is not cleared away, or whose client went silent, gives way.
     async fn end_stale(&self, vm: &str) -> Result<(), Error> {
-        let limit = Duration::from_secs(self.parts.backup.stale);
         for backup in self.parts.store.backups_of(vm).await?.into_iter().filter(|backup| backup.open) {
             if backup.phase.is_final() {
                 self.clear_backup(&backup.id).await?;
                 continue;
             }
-            let silent = self.silent_for(&backup.id) > limit;
-            let transfers = self.parts.store.open_transfers_of_backup(&backup.id).await?;
-            let since = now_ms().saturating_sub(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX));
-            if silent && transfers.iter().all(|transfer| transfer.last_active_ms < since) {
+            if self.is_stale(&backup).await? {
                 self.fail_backup(&backup.id, "its client went silent, and a new backup was asked for").await;
             }
         }
         Ok(())
     }
 
-    /// Takes a new backup to its exports, or to its failure.
-    pub(super) async fn drive_backup(self: Arc<Self>, id: &str) {
-        if let Err(error) = self.make_exports(id).await {
-            self.fail_backup(id, &error.to_string()).await;
+    /// Whether nobody has asked about a backup, and nobody has read from it, for too long.
+    pub(super) async fn is_stale(&self, backup: &Backup) -> Result<bool, Error> {
+        let limit = Duration::from_secs(self.parts.backup.stale);
+        if self.silent_for(backup) <= limit {
+            return Ok(false);
         }
-    }
-
-    async fn make_exports(&self, id: &str) -> Result<(), Error> {
-        self.move_backup(id, BackupEvent::Begin, |_| ()).await?;
-        crash::point!("gateway.backup.starting");
-        let Some(backup) = self.parts.store.backup(id).await? else { return Ok(()) };
-        let disks = self.parts.store.backup_disks(id).await?;
-        let request = api::BackupRequest {
-            instance: backup.vm_id.clone(),
-            source: match backup.source {
-                Source::Running => api::Source::Running,
-                Source::Stopped => api::Source::Stopped,
-            },
-            disks: disks.iter().map(described).collect(),
-            checkpoint: None,
-            known: Vec::new(),
-            freeze: false,
-        };
-        let hosts = self.hosts()?;
-        let host = backup.host_address.clone().unwrap_or_default();
-        let made = persist(START, || hosts.start_backup(&host, id, &request)).await?;
-        crash::point!("gateway.backup.asked");
-        self.exported(id, &made).await
-    }
-
-    /// Notes what a host exported; a backup that has ended meanwhile is cleared away again.
-    pub(super) async fn exported(&self, id: &str, made: &api::Backup) -> Result<(), Error> {
-        if made.state == api::BackupState::Failed {
-            let reason = made.reason.clone().unwrap_or_else(|| "the host gives no reason".into());
-            return Err(Error::conflict(reason));
-        }
-        for disk in self.parts.store.backup_disks(id).await? {
-            let export = made.disks.iter().find(|export| export.id == disk.disk_id);
-            let export = export.ok_or_else(|| {
-                Error::conflict(format!("the host did not export the disk {}", disk.disk_id))
-            })?;
-            self.parts.store.exported(id, &disk.disk_id, export.size, &export.url).await?;
-        }
-        crash::point!("gateway.backup.exported");
-        if self.move_backup(id, BackupEvent::Exported, |_| ()).await?.is_none() {
-            self.clear_backup(id).await?;
-        }
-        crash::point!("gateway.backup.ready");
-        Ok(())
+        let transfers = self.parts.store.open_transfers_of_backup(&backup.id).await?;
+        let since = now_ms().saturating_sub(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX));
+        Ok(transfers.iter().all(|transfer| transfer.last_active_ms < since))
     }
 
     pub(super) async fn finalize_backup(
@@ -220,6 +199,7 @@ impl Core {
                     tracing::error!(backup = id, %error, "a finished backup could not be noted");
                 }
                 self.forget_leases().await;
+                self.room.notify_waiters();
             }
             Err(error) => self.fail_backup(id, &error.to_string()).await,
         }
@@ -314,6 +294,8 @@ impl Core {
         let closed = Backup { open: false, ..backup.clone() };
         self.parts.store.swap_backup(&backup, &closed).await?;
         self.forget_leases().await;
+        self.later.now(&backup.vm_id);
+        self.room.notify_waiters();
         Ok(())
     }
 
@@ -332,15 +314,7 @@ impl Core {
     }
 }
 
-fn described(disk: &BackupDisk) -> api::BackupDisk {
-    let pool =
-        api::Pool { id: disk.pool_id.clone(), kind: disk.pool_kind.clone(), path: disk.pool_path.clone() };
-    let volume = api::VolumeRef { pool, path: disk.volume_path.clone() };
-    api::BackupDisk { id: disk.disk_id.clone(), volume, base: None }
-}
-
-/// How long a host may be away while a backup begins.
-const START: Duration = Duration::from_secs(60);
+/// How long a host may be away while a backup ends.
 const END: Duration = Duration::from_secs(120);
 const CLEAR: Duration = Duration::from_secs(5);
 const FINISHING_LOOKS: usize = 120;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -11,8 +12,9 @@ use tracing::warn;
 use crate::auth::{Caller, User};
 use crate::cloudstack::{Client, Service};
 use crate::hostlink::{self, HostLink};
-use crate::state::{Backup, Transfer};
+use crate::state::{Backup, Transfer, now_ms};
 
+use super::checkpoint::Later;
 use super::notes::Notes;
 use super::phase::{self, BackupEvent, TransferEvent};
 use super::seen::Seen;
@@ -23,9 +25,16 @@ pub(super) struct Core {
     pub(super) parts: Parts,
     pub(super) stop: CancellationToken,
     tasks: TaskTracker,
-    /// When somebody last asked about an open backup.
-    touched: Mutex<HashMap<String, Instant>>,
+    /// When somebody last asked about a backup, and when that was last kept in its row.
+    touched: Mutex<HashMap<String, (Instant, Instant)>>,
     started: Instant,
+    /// This installation's id, in the names of its bitmaps.
+    pub(super) installation: String,
+    /// Something ended: who waits for a place may look again.
+    pub(super) room: Notify,
+    pub(super) later: Later,
+    /// Bitmaps are deleted by one task at a time.
+    pub(super) forgetting: tokio::sync::Mutex<()>,
     pub(super) working: Working,
     pub(super) notes: Notes,
     pub(super) seen: Seen,
@@ -45,13 +54,17 @@ impl From<&Caller> for Who {
 }
 
 impl Core {
-    pub(super) fn new(parts: Parts) -> Arc<Self> {
+    pub(super) fn new(parts: Parts, installation: String) -> Arc<Self> {
         Arc::new(Self {
             parts,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             touched: Mutex::default(),
             started: Instant::now(),
+            installation,
+            room: Notify::new(),
+            later: Later::default(),
+            forgetting: tokio::sync::Mutex::default(),
             working: Working::default(),
             notes: Notes::default(),
             seen: Seen::default(),
@@ -132,19 +145,34 @@ impl Core {
         Ok(None)
     }
 
-    /// Somebody is interested in a backup.
-    pub(super) fn touch(&self, backup: &str) {
+    /// Somebody is interested in a backup; kept in the row now and then, for other gateways and for
+    /// the time after a restart.
+    pub(super) fn touch(self: &Arc<Self>, backup: &str) {
         let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
-        touched.insert(backup.to_owned(), Instant::now());
+        let now = Instant::now();
+        let kept = touched.get(backup).map(|(_, kept)| *kept).filter(|kept| kept.elapsed() < KEEP_TOUCHED);
+        touched.insert(backup.to_owned(), (now, kept.unwrap_or(now)));
         if touched.len() > MOST_TOUCHED {
-            let limit = Duration::from_secs(self.parts.backup.stale);
-            touched.retain(|_, at| at.elapsed() <= limit);
+            touched.retain(|_, (at, _)| at.elapsed() < KEEP_TOUCHED);
         }
+        if kept.is_some() {
+            return;
+        }
+        let (core, id) = (self.clone(), backup.to_owned());
+        self.spawn(async move {
+            if let Err(error) = core.parts.store.touch_backup(&id, now_ms()).await {
+                warn!(backup = id, %error, "that its client is there could not be kept");
+            }
+        });
     }
 
-    pub(super) fn silent_for(&self, backup: &str) -> Duration {
+    /// How long nobody has asked about a backup, as far as this process was there to be asked.
+    pub(super) fn silent_for(&self, backup: &Backup) -> Duration {
+        let kept = backup.touched_ms.max(backup.created_ms);
+        let silent = u64::try_from(now_ms().saturating_sub(kept)).unwrap_or(0);
         let touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
-        touched.get(backup).unwrap_or(&self.started).elapsed()
+        let here = touched.get(&backup.id).map_or(self.started, |(at, _)| *at).elapsed();
+        Duration::from_millis(silent).min(here)
     }
 }
 
@@ -183,5 +211,6 @@ where
 /// Writers of one row at the same time are few; more losses in a row would be a fault.
 const SWAPS: usize = 16;
 const MOST_TOUCHED: usize = 10_000;
+const KEEP_TOUCHED: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);

@@ -13,7 +13,7 @@ use crate::auth::{Caller, HmacSecret, Role};
 use crate::cloudstack::Service;
 use crate::cloudstack::types::Volume;
 use crate::hostlink::HostLink;
-use crate::state::{Backup, BackupDisk, Placement, Store, Transfer};
+use crate::state::{Backup, BackupDisk, Checkpoint, CheckpointDisk, Placement, Store, Transfer};
 
 /// What an engine is made of.
 pub struct Parts {
@@ -38,7 +38,8 @@ pub struct Engine {
 impl Engine {
     /// Takes up what an earlier process left open, then looks after it every few seconds.
     pub async fn open(parts: Parts) -> Result<Arc<Self>, Error> {
-        let core = Core::new(parts);
+        let installation = parts.store.instance_id().await?;
+        let core = Core::new(parts, installation);
         core.seen.load(&core.parts.store).await;
         core.reconcile().await?;
         core.spawn(core.clone().sweep());
@@ -85,6 +86,35 @@ impl Engine {
         self.core.run(core.finalize_backup(Who::from(caller), vm.to_owned(), id.to_owned())).await
     }
 
+    /// For callers who were shown the instance; oldest first.
+    pub async fn checkpoints(&self, vm: &str) -> Result<Vec<Checkpoint>, Error> {
+        self.core.shown_checkpoints(vm).await
+    }
+
+    /// For callers who were shown the instance.
+    pub async fn checkpoint(&self, vm: &str, id: &str) -> Result<Checkpoint, Error> {
+        let found = self.core.shown_checkpoints(vm).await?.into_iter().find(|row| row.id == id);
+        found.ok_or_else(|| Error::NotFound { what: "checkpoint", id: id.to_owned() })
+    }
+
+    /// The disks that a later backup from this checkpoint may be incremental for.
+    pub async fn checkpoint_disks(&self, id: &str) -> Result<Vec<CheckpointDisk>, Error> {
+        let mut disks = self.core.parts.store.checkpoint_disks(id).await?;
+        disks.retain(|disk| disk.live);
+        Ok(disks)
+    }
+
+    /// Its bitmaps go soon after; also success if this account deleted it here before.
+    pub async fn delete_checkpoint(&self, caller: &Caller, vm: &str, id: &str) -> Result<(), Error> {
+        let core = self.core.clone();
+        self.core.run(core.delete_checkpoint(Who::from(caller), vm.to_owned(), id.to_owned())).await
+    }
+
+    /// Before an instance that the caller was shown goes back to a snapshot.
+    pub async fn prepare_revert(&self, vm: &str, memory: bool) -> Result<(), Error> {
+        self.core.run(self.core.clone().prepare_revert(vm.to_owned(), memory)).await
+    }
+
     /// Answers at once, `initializing`; the work goes on behind it.
     pub async fn start_transfer(&self, caller: &Caller, request: StartTransfer) -> Result<Transfer, Error> {
         self.core.run(self.core.clone().start_transfer(Who::from(caller), request)).await
@@ -121,6 +151,19 @@ impl Engine {
         let id = self.transfer(caller, id).await?.id;
         let core = self.core.clone();
         self.core.run(async move { core.cancel_transfer(&id).await }).await
+    }
+
+    /// Ends work under its ticket; what was written stays.
+    pub async fn pause_transfer(&self, caller: &Caller, id: &str) -> Result<Transfer, Error> {
+        let id = self.transfer(caller, id).await?.id;
+        let core = self.core.clone();
+        self.core.run(async move { core.pause_transfer(&id).await }).await
+    }
+
+    pub async fn resume_transfer(&self, caller: &Caller, id: &str) -> Result<Transfer, Error> {
+        let id = self.transfer(caller, id).await?.id;
+        let core = self.core.clone();
+        self.core.run(async move { core.resume_transfer_now(&id).await }).await
     }
 
     /// Where its image is read or written, while a ticket for that exists. A secret.

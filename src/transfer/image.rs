@@ -5,7 +5,9 @@ use std::time::Duration;
 use crate::crash;
 use crate::hostlink::HostLink;
 use crate::imageio::api::{ExportRequest, Mode, Pool, VolumeRef};
-use crate::state::{self, BackupPhase, Direction, Format, TimeoutPolicy, Transfer, TransferPhase, now_ms};
+use crate::state::{
+    self, BackupPhase, Direction, Dirty, Format, TimeoutPolicy, Transfer, TransferPhase, now_ms,
+};
 
 use super::core::{Core, Who, chosen_id, persist};
 use super::phase::TransferEvent;
@@ -61,6 +63,7 @@ impl Core {
                     vm_id,
                     size: exact.or(volume.size).unwrap_or(0),
                     url: None,
+                    dirty: None,
                 }
             }
         };
@@ -85,6 +88,7 @@ impl Core {
             pool_path: source.image.pool.path,
             volume_path: source.image.path,
             export_url: source.url,
+            dirty: source.dirty,
             nonce: ticket::nonce(),
             size: source.size,
             inactivity_timeout: request.inactivity_timeout.unwrap_or(self.parts.backup.inactivity_timeout),
@@ -110,7 +114,7 @@ impl Core {
 
     /// Where a disk of a ready backup can be read.
     async fn backed_up(
-        &self,
+        self: &Arc<Self>,
         who: &Who,
         backup: &str,
         disk: &str,
@@ -141,6 +145,11 @@ impl Core {
             vm_id: Some(row.vm_id),
             size,
             url: Some(url),
+            dirty: match (held.incremental, row.from_checkpoint.is_some()) {
+                (true, _) => Some(Dirty::Bitmap),
+                (false, true) => Some(Dirty::All),
+                (false, false) => None,
+            },
         })
     }
 
@@ -158,7 +167,11 @@ impl Core {
 
     /// Takes an initializing transfer to its ticket, or to its failure.
     pub(super) async fn drive_transfer(self: Arc<Self>, id: &str) {
-        if let Err(error) = self.install(id).await {
+        let installed = async {
+            self.wait_for_transfer_turn(id).await?;
+            self.install(id).await
+        };
+        if let Err(error) = installed.await {
             self.fail_transfer(id, &error.to_string()).await;
         }
     }
@@ -242,6 +255,7 @@ impl Core {
                     tracing::error!(transfer = id, %error, "a finished transfer could not be noted");
                 }
                 self.forget_leases().await;
+                self.room.notify_waiters();
             }
             Err(error) => self.fail_transfer(id, &error.to_string()).await,
         }
@@ -282,6 +296,38 @@ impl Core {
             tracing::warn!(transfer = transfer.id, %error, "a cancelled transfer is not cleared away yet");
         }
         self.transfer_row(&transfer.id).await
+    }
+
+    /// Its ticket goes, its export stays; one that is paused already is answered as it is.
+    pub(super) async fn pause_transfer(self: Arc<Self>, id: &str) -> Result<Transfer, Error> {
+        let Some(transfer) = self.move_transfer(id, TransferEvent::PauseByUser, |_| ()).await? else {
+            let transfer = self.transfer_row(id).await?;
+            return match transfer.phase {
+                TransferPhase::PausedUser => Ok(transfer),
+                phase => Err(Error::conflict(format!("a transfer in phase {phase} cannot be paused"))),
+            };
+        };
+        let name = ticket::id(&self.parts.secret, &transfer);
+        // the sweep tries again
+        if let Err(error) = self.hosts()?.delete_ticket(&transfer.host_address, &name).await {
+            tracing::warn!(transfer = id, %error, "the ticket of a paused transfer is not taken away yet");
+        }
+        Ok(transfer)
+    }
+
+    /// The same ticket again; one that goes on already is answered as it is.
+    pub(super) async fn resume_transfer_now(self: Arc<Self>, id: &str) -> Result<Transfer, Error> {
+        if let Some(transfer) = self.move_transfer(id, TransferEvent::ResumeByUser, |_| ()).await? {
+            if let Err(error) = self.install_again(&transfer).await {
+                tracing::warn!(transfer = id, %error, "a resumed transfer has no ticket yet");
+            }
+            return self.transfer_row(id).await;
+        }
+        let transfer = self.transfer_row(id).await?;
+        match transfer.phase {
+            TransferPhase::Transferring | TransferPhase::Resuming => Ok(transfer),
+            phase => Err(Error::conflict(format!("a transfer in phase {phase} cannot be resumed"))),
+        }
     }
 
     /// Ends a transfer from our side, for a reason that its row keeps.
@@ -327,6 +373,7 @@ impl Core {
             self.parts.store.swap_transfer(&transfer, &closed).await?;
         }
         self.forget_leases().await;
+        self.room.notify_waiters();
         Ok(())
     }
 
@@ -360,6 +407,7 @@ struct Origin {
     size: u64,
     /// The export, where a backup made one already.
     url: Option<String>,
+    dirty: Option<Dirty>,
 }
 
 /// How long a host may be away while a transfer begins; clients wait for 60 s.

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 
 use crate::auth::User;
+use crate::state::Backup;
 
 /// Made for the instance's users to read: without what they could not see themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,15 +40,28 @@ impl Notes {
             Severity::Normal => tracing::info!(vm, text, "restored"),
             Severity::Warning => tracing::warn!(vm, text, "restored not in all as it was"),
         }
+        let name = who.username.clone();
+        self.keep(vm, severity, text, (who.account.clone(), who.domain_id.clone(), name));
+    }
+
+    /// Of work that goes on without its user.
+    pub(super) fn of_backup(&self, backup: &Backup, severity: Severity, text: String) {
+        tracing::warn!(backup = backup.id, vm = backup.vm_id, text, "backup");
+        let owner = (backup.account.clone(), backup.domain_id.clone(), backup.account.clone());
+        self.keep(&backup.vm_id, severity, text, owner);
+    }
+
+    fn keep(&self, vm: &str, severity: Severity, text: String, owner: (String, String, String)) {
+        let (account, domain_id, username) = owner;
         let note = Note {
             id: uuid::Uuid::new_v4().to_string(),
             vm: vm.to_owned(),
             time: Timestamp::now(),
             severity,
             text,
-            account: who.account.clone(),
-            domain_id: who.domain_id.clone(),
-            username: who.username.clone(),
+            account,
+            domain_id,
+            username,
         };
         let mut notes = self.lock();
         if notes.len() >= MOST_NOTES {

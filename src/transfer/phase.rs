@@ -35,6 +35,9 @@ pub enum TransferEvent {
     CancelBySystem,
     /// As before, and its policy is to wait.
     PauseBySystem,
+    PauseByUser,
+    /// Its user wants it back: the ticket comes again.
+    ResumeByUser,
     /// It is used again.
     Resume,
 }
@@ -56,7 +59,8 @@ pub fn backup(phase: BackupPhase, event: BackupEvent) -> Option<BackupPhase> {
 
 pub fn transfer(phase: TransferPhase, event: TransferEvent) -> Option<TransferPhase> {
     use TransferEvent::{
-        CancelBySystem, CancelByUser, Cleaned, Committed, Fail, Finalize, Installed, PauseBySystem, Resume,
+        CancelBySystem, CancelByUser, Cleaned, Committed, Fail, Finalize, Installed, PauseBySystem,
+        PauseByUser, Resume, ResumeByUser,
     };
     use TransferPhase::{
         CancelledSystem, CancelledUser, FinalizingFailure, FinalizingSuccess, FinishedFailure,
@@ -65,7 +69,9 @@ pub fn transfer(phase: TransferPhase, event: TransferEvent) -> Option<TransferPh
     match (phase, event) {
         (Initializing, Installed) => Some(Transferring),
         (Transferring, PauseBySystem) => Some(PausedSystem),
-        (PausedSystem | PausedUser | Resuming, Resume) => Some(Transferring),
+        (Transferring | PausedSystem, PauseByUser) => Some(PausedUser),
+        (PausedSystem | PausedUser, ResumeByUser) => Some(Resuming),
+        (PausedSystem | Resuming, Resume) => Some(Transferring),
         (Transferring | PausedSystem | PausedUser | Resuming, Finalize) => Some(FinalizingSuccess),
         (FinalizingSuccess, Committed) => Some(FinishedSuccess),
         (Initializing | Transferring | PausedSystem | PausedUser | Resuming | FinalizingSuccess, Fail) => {
@@ -93,7 +99,7 @@ mod tests {
         BackupEvent::EndedClean,
         BackupEvent::Fail,
     ];
-    const TRANSFER_EVENTS: [TransferEvent; 9] = [
+    const TRANSFER_EVENTS: [TransferEvent; 11] = [
         TransferEvent::Installed,
         TransferEvent::Finalize,
         TransferEvent::Committed,
@@ -103,6 +109,8 @@ mod tests {
         TransferEvent::CancelBySystem,
         TransferEvent::PauseBySystem,
         TransferEvent::Resume,
+        TransferEvent::PauseByUser,
+        TransferEvent::ResumeByUser,
     ];
 
     /// A row per phase, a column per event of `BACKUP_EVENTS`; `-` is no change.
@@ -131,17 +139,17 @@ mod tests {
     #[test]
     fn every_transfer_phase_with_every_event() {
         let table = "
-            initializing       transferring - - finalizing_failure - cancelled_user cancelled_system - -
-            transferring       - finalizing_success - finalizing_failure - cancelled_user cancelled_system paused_system -
-            paused_system      - finalizing_success - finalizing_failure - cancelled_user cancelled_system - transferring
-            paused_user        - finalizing_success - finalizing_failure - cancelled_user cancelled_system - transferring
-            resuming           - finalizing_success - finalizing_failure - cancelled_user cancelled_system - transferring
-            finalizing_success - - finished_success finalizing_failure - - - - -
-            finalizing_failure - - - - finished_failure - - - -
-            finished_success   - - - - - - - - -
-            finished_failure   - - - - - - - - -
-            cancelled_user     - - - - - - - - -
-            cancelled_system   - - - - - - - - -";
+            initializing       transferring - - finalizing_failure - cancelled_user cancelled_system - - - -
+            transferring       - finalizing_success - finalizing_failure - cancelled_user cancelled_system paused_system - paused_user -
+            paused_system      - finalizing_success - finalizing_failure - cancelled_user cancelled_system - transferring paused_user resuming
+            paused_user        - finalizing_success - finalizing_failure - cancelled_user cancelled_system - - - resuming
+            resuming           - finalizing_success - finalizing_failure - cancelled_user cancelled_system - transferring - -
+            finalizing_success - - finished_success finalizing_failure - - - - - - -
+            finalizing_failure - - - - finished_failure - - - - - -
+            finished_success   - - - - - - - - - - -
+            finished_failure   - - - - - - - - - - -
+            cancelled_user     - - - - - - - - - - -
+            cancelled_system   - - - - - - - - - - -";
         let rows: Vec<Vec<&str>> =
             table.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows.len(), TransferPhase::ALL.len());

@@ -20,6 +20,8 @@ pub struct StartBackup {
     /// Ids; none means all disks of the instance.
     pub disks: Vec<String>,
     pub from_checkpoint_id: Option<String>,
+    /// No backup rather than one whose file systems were not frozen.
+    pub require_consistency: bool,
 }
 
 #[derive(Debug, Clone)]

@@ -34,7 +34,7 @@ impl Core {
     /// Until the engine closes.
     pub(super) async fn sweep(self: Arc<Self>) {
         let pause = Duration::from_secs(self.parts.backup.poll.max(1));
-        let mut undone = Instant::now();
+        let (mut undone, mut protected) = (Instant::now(), Instant::now());
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -46,6 +46,15 @@ impl Core {
                     warn!(%error, "half-made objects could not be looked after");
                 }
             }
+            if protected.elapsed() > PROTECT_PAUSE {
+                protected = Instant::now();
+                if let Err(error) = self.protect_instances().await {
+                    warn!(%error, "snapshots with memory could not be looked for");
+                }
+            }
+            if let Err(error) = self.forget_bitmaps_of_all().await {
+                warn!(%error, "bitmaps to delete could not be looked for");
+            }
             if let Err(error) = self.look().await {
                 warn!(%error, "the open backups and transfers could not be looked after");
             }
@@ -54,6 +63,9 @@ impl Core {
 
     async fn look(self: &Arc<Self>) -> Result<(), Error> {
         let backups = self.parts.store.open_backups().await?;
+        if let Err(error) = self.yield_to_snapshots(&backups).await {
+            warn!(%error, "new snapshots could not be looked for");
+        }
         each(backups, |backup| self.clone().look_at_backup(backup)).await;
         let transfers = self.parts.store.open_transfers().await?;
         each(transfers, |transfer| self.clone().look_at_transfer(transfer)).await;
@@ -63,8 +75,9 @@ impl Core {
     async fn resume_backup(self: Arc<Self>, backup: Backup) {
         let (core, id) = (self.clone(), backup.id.clone());
         match backup.phase {
-            BackupPhase::Initializing | BackupPhase::Starting => {
-                let old = now_ms() - backup.created_ms > OLDEST_START_MS;
+            BackupPhase::Initializing => self.spawn(async move { core.drive_backup(&id).await }),
+            BackupPhase::Starting => {
+                let old = now_ms() - backup.modified_ms > OLDEST_START_MS;
                 match old {
                     true => self.fail_backup(&id, "the gateway was away while it started").await,
                     false => self.spawn(async move { core.drive_backup(&id).await }),
@@ -111,6 +124,9 @@ impl Core {
         if let Some(reason) = reason {
             return self.fail_backup(&backup.id, &reason).await;
         }
+        if self.is_stale(&backup).await.unwrap_or(false) {
+            return self.fail_backup(&backup.id, "its client went silent").await;
+        }
         if backup.source == Source::Stopped
             && let Err(error @ Error::Conflict { .. }) = self.still_stopped(&backup).await
         {
@@ -134,7 +150,14 @@ impl Core {
     }
 
     async fn look_at_ticket(&self, transfer: &Transfer) -> Result<(), Error> {
+        let paused = matches!(transfer.phase, TransferPhase::PausedSystem | TransferPhase::PausedUser);
+        if paused && now_ms() - transfer.modified_ms > LONGEST_PAUSED_MS {
+            return self.stop_transfer(&transfer.id, "nobody resumed it for a day").await;
+        }
         let name = ticket::id(&self.parts.secret, transfer);
+        if transfer.phase == TransferPhase::PausedUser {
+            return Ok(self.hosts()?.delete_ticket(&transfer.host_address, &name).await?);
+        }
         match self.hosts()?.ticket(&transfer.host_address, &name).await? {
             None => self.install_again(transfer).await,
             Some(info) => {
@@ -150,15 +173,21 @@ impl Core {
     async fn judge_idleness(&self, transfer: &Transfer, info: &TicketInfo) -> Result<(), Error> {
         let limit = transfer.inactivity_timeout;
         let idle = !info.active && limit > 0 && info.idle_time > limit;
-        match (idle, transfer.phase, transfer.timeout_policy) {
-            (true, TransferPhase::Transferring, TimeoutPolicy::Pause) => {
+        // the engine's legacy: an upload may be taken up again, a download is begun anew
+        let pauses = match transfer.timeout_policy {
+            TimeoutPolicy::Pause => true,
+            TimeoutPolicy::Cancel => false,
+            TimeoutPolicy::Legacy => transfer.direction == Direction::Upload,
+        };
+        match (idle, transfer.phase) {
+            (true, TransferPhase::Transferring) if pauses => {
                 self.move_transfer(&transfer.id, TransferEvent::PauseBySystem, |_| ()).await?;
             }
-            (true, TransferPhase::Transferring, TimeoutPolicy::Legacy | TimeoutPolicy::Cancel) => {
+            (true, TransferPhase::Transferring) => {
                 let reason = format!("nobody used it for {limit} s");
                 self.stop_transfer(&transfer.id, &reason).await?;
             }
-            (false, TransferPhase::PausedSystem, _) => {
+            (false, TransferPhase::PausedSystem) => {
                 self.move_transfer(&transfer.id, TransferEvent::Resume, |_| ()).await?;
             }
             _ => {}
@@ -168,7 +197,7 @@ impl Core {
 
     /// The host has forgotten the ticket: its daemon was restarted, or the ticket expired. The same
     /// ticket is made again, unless what was written under it may be lost.
-    async fn install_again(&self, transfer: &Transfer) -> Result<(), Error> {
+    pub(super) async fn install_again(&self, transfer: &Transfer) -> Result<(), Error> {
         let hosts = self.hosts()?;
         let host = &transfer.host_address;
         if transfer.phase == TransferPhase::PausedSystem {
@@ -195,9 +224,13 @@ impl Core {
         if let Some(ticket) = ticket::ticket(&self.parts.secret, &again) {
             hosts.put_ticket(host, &ticket).await?;
         }
+        if transfer.phase == TransferPhase::Resuming {
+            let used = |row: &mut Transfer| row.last_active_ms = now_ms();
+            self.move_transfer(&transfer.id, TransferEvent::Resume, used).await?;
+        }
         // Cancelled in this very moment: then nobody else takes the ticket away again.
         let now = self.transfer_row(&transfer.id).await?;
-        if !now.phase.has_ticket() {
+        if !now.phase.has_ticket() || now.phase == TransferPhase::PausedUser {
             let name = ticket::id(&self.parts.secret, transfer);
             hosts.delete_ticket(host, &name).await?;
         }
@@ -210,6 +243,10 @@ async fn each<T, F: Future<Output = ()>>(rows: Vec<T>, look: impl Fn(T) -> F) {
     futures_util::stream::iter(rows).for_each_concurrent(AT_ONCE, look).await;
 }
 
+/// Milliseconds: a paused transfer holds a disk.
+const LONGEST_PAUSED_MS: i64 = 24 * 3600 * 1000;
+/// How often snapshots with memory are looked for.
+const PROTECT_PAUSE: Duration = Duration::from_secs(30);
 /// What could not be undone is tried again after so long.
 const UNDO_PAUSE: Duration = Duration::from_secs(30);
 const AT_ONCE: usize = 16;

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::auth::HmacSecret;
 use crate::imageio::api::Ticket;
-use crate::state::{Direction, Transfer};
+use crate::state::{Direction, Dirty, Transfer};
 
 /// The secret name of a transfer's ticket: the same after a restart, and nowhere in the database.
 pub(super) fn id(secret: &HmacSecret, transfer: &Transfer) -> String {
@@ -41,8 +41,8 @@ pub(super) fn ticket(secret: &HmacSecret, transfer: &Transfer) -> Option<Ticket>
         transfer_id: Some(transfer.id.clone()),
         filename: None,
         sparse: transfer.direction == Direction::Upload,
-        dirty: false,
-        all_dirty: false,
+        dirty: transfer.dirty.is_some(),
+        all_dirty: transfer.dirty == Some(Dirty::All),
     })
 }
 

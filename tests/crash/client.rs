@@ -132,6 +132,19 @@ impl Client {
         }
     }
 
+    /// A piece of it.
+    pub async fn range(&self, url: &str, start: usize, length: usize) -> Result<Vec<u8>, String> {
+        let range = format!("bytes={start}-{}", start + length - 1);
+        let answer = self.http.get(url).header("range", range).send().await;
+        let answer = answer.map_err(|error| error.without_url().to_string())?;
+        let status = answer.status();
+        let bytes = answer.bytes().await.map_err(|error| error.without_url().to_string())?;
+        match status == StatusCode::PARTIAL_CONTENT && bytes.len() == length {
+            true => Ok(bytes.to_vec()),
+            false => Err(format!("read: {status}, {} bytes", bytes.len())),
+        }
+    }
+
     pub async fn write(&self, url: &str, bytes: Vec<u8>) -> Result<(), String> {
         let answer =
             self.http.put(url).body(bytes).send().await.map_err(|error| error.without_url().to_string())?;

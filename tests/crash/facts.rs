@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use sqlx::Row;
+use sqlx::{Connection as _, Row as _};
 
 use crate::site::Site;
 
@@ -99,6 +99,7 @@ impl Facts {
             left.push("a backup job of the domain".into());
         }
         let world = site.world();
+        left.extend(self.unknown_bitmaps(site, &world).await);
         let now = objects(&world);
         left.extend(now.difference(&self.objects).map(|extra| format!("{extra} is left")));
         left.extend(self.objects.difference(&now).map(|lost| format!("{lost} is lost")));
@@ -106,6 +107,37 @@ impl Facts {
         left.extend(now.difference(&self.files).map(|extra| format!("the file {} is left", extra.display())));
         left.extend(self.files.difference(&now).map(|lost| format!("the file {} is lost", lost.display())));
         left
+    }
+
+    /// Bitmaps in the images of both instances that no row of the gateway knows.
+    async fn unknown_bitmaps(&self, site: &Site, world: &Value) -> Vec<String> {
+        let known = match query(&site.path("state"), KNOWN).await {
+            Ok(known) => known,
+            Err(error) => return vec![error],
+        };
+        let mut found = Vec::new();
+        // what a running qemu has in memory is in no file yet
+        let nodes = ["qemu-monitor-command", &self.running.id, r#"{"execute":"query-named-block-nodes"}"#];
+        let text = site.virsh(&nodes).unwrap_or_default();
+        let answer: Value = serde_json::from_str(&text).unwrap_or_default();
+        for node in answer["return"].as_array().into_iter().flatten() {
+            let names = node["dirty-bitmaps"].as_array().into_iter().flatten();
+            let names = names.filter(|bitmap| bitmap["persistent"] == true);
+            found.extend(names.filter_map(|bitmap| bitmap["name"].as_str()).map(str::to_owned));
+        }
+        for (disk, _) in &self.stopped.disks {
+            let Ok(file) = file_of(world, &world["volumes"][disk]) else { continue };
+            let info = Command::new("qemu-img").args(["info", "-U", "--output=json"]).arg(file).output();
+            let info: Value =
+                info.ok().and_then(|output| serde_json::from_slice(&output.stdout).ok()).unwrap_or_default();
+            let names = info["format-specific"]["data"]["bitmaps"].as_array().into_iter().flatten();
+            found.extend(names.filter_map(|bitmap| bitmap["name"].as_str()).map(str::to_owned));
+        }
+        // a name ends in the checkpoint's id without its dashes
+        found.retain(|name| {
+            name.starts_with("ovgw-") && !known.iter().any(|id| name.ends_with(&id.replace('-', "")))
+        });
+        found.into_iter().map(|name| format!("the bitmap {name}, which nobody knows")).collect()
     }
 
     /// A qcow2 file with these bytes.
@@ -117,37 +149,43 @@ impl Facts {
     }
 }
 
+const KNOWN: &str = "SELECT DISTINCT checkpoint_id AS word FROM checkpoint_disks";
+
 /// Open rows, steps and leases in the gateway's database.
 async fn rows(state: &Path) -> Vec<String> {
-    let Some(file) = std::fs::read_dir(state).into_iter().flatten().flatten().find_map(|entry| {
-        let path = entry.path();
-        path.extension().is_some_and(|end| end == "db" || end == "sqlite").then_some(path)
-    }) else {
-        return vec!["no database".into()];
-    };
     let mut found = Vec::new();
-    let url = format!("sqlite://{}", file.display());
-    let pool = match sqlx::AnyPool::connect(&url).await {
-        Ok(pool) => pool,
-        Err(error) => return vec![format!("the database: {error}")],
-    };
-    for (what, query) in [
-        ("an open backup", "SELECT id || ' ' || phase AS word FROM backups WHERE open_vm IS NOT NULL"),
-        ("an open transfer", "SELECT id || ' ' || phase AS word FROM transfers WHERE open_disk IS NOT NULL"),
-        ("a step to undo", "SELECT kind || ' ' || subject AS word FROM steps"),
-        ("a lease of", "SELECT disk_id AS word FROM leases"),
-    ] {
-        match sqlx::query(query).fetch_all(&pool).await {
-            Ok(rows) => found.extend(rows.iter().map(|row| {
-                let word: String = row.try_get("word").unwrap_or_default();
-                format!("{what}: {word}")
-            })),
+    for (what, text) in OPEN {
+        match query(state, text).await {
+            Ok(words) => found.extend(words.into_iter().map(|word| format!("{what}: {word}"))),
             Err(error) => found.push(format!("{what}: {error}")),
         }
     }
-    pool.close().await;
     found
 }
+
+async fn query(state: &Path, text: &'static str) -> Result<Vec<String>, String> {
+    let url = format!("sqlite://{}", state.join("state.db").display());
+    let shown = |error: sqlx::Error| format!("the database: {error}");
+    let mut connection = sqlx::AnyConnection::connect(&url).await.map_err(shown)?;
+    let rows = sqlx::query(text).fetch_all(&mut connection).await.map_err(shown)?;
+    connection.close().await.map_err(shown)?;
+    rows.iter().map(|row| row.try_get("word").map_err(shown)).collect()
+}
+
+const OPEN: &[(&str, &str)] = &[
+    ("an open backup", "SELECT id || ' ' || phase AS word FROM backups WHERE open_vm IS NOT NULL"),
+    ("an open transfer", "SELECT id || ' ' || phase AS word FROM transfers WHERE open_disk IS NOT NULL"),
+    ("a step to undo", "SELECT kind || ' ' || subject AS word FROM steps"),
+    ("a lease of", "SELECT disk_id AS word FROM leases"),
+    (
+        "a checkpoint",
+        "SELECT id || ' ' || phase AS word FROM checkpoints WHERE phase IN ('pending', 'doomed')",
+    ),
+    (
+        "a bitmap to delete of",
+        "SELECT checkpoint_id || ' in ' || disk_id AS word FROM checkpoint_disks WHERE live = 0",
+    ),
+];
 
 /// Instances and volumes that exist, and jobs that do not end.
 fn objects(world: &Value) -> BTreeSet<String> {

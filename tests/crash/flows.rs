@@ -44,6 +44,13 @@ impl Stage {
             Flow::Stopped => self.backup(&facts.stopped.id, &facts.stopped.disks, Ending::Finalize).await,
             Flow::Cancel => self.backup(&facts.stopped.id, &facts.stopped.disks, Ending::Cancel).await,
             Flow::Failing => self.backup(&facts.stopped.id, &facts.stopped.disks, Ending::Fail).await,
+            Flow::Chain => {
+                let stopped = self.chain(&facts.stopped).await?;
+                if !matches!(stopped.as_str(), "succeeded") {
+                    return Ok(stopped);
+                }
+                self.chain(&facts.running).await
+            }
             Flow::Plain => {
                 let (disk, content) = &facts.stopped.disks[1];
                 self.download(disk, None, content).await.map(|()| "read".to_owned())
@@ -104,7 +111,7 @@ impl Stage {
         self.finish(&path).await
     }
 
-    async fn finish(&self, path: &str) -> Outcome {
+    pub async fn finish(&self, path: &str) -> Outcome {
         let asked = self.client.persist(Method::POST, &format!("{path}/finalize"), &json!({})).await;
         if !matches!(asked, Some((200, _))) {
             return Err(format!("finalize: {asked:?}"));
@@ -144,7 +151,7 @@ impl Stage {
         Err(format!("never readable: {last}"))
     }
 
-    async fn read(&self, body: &Value) -> Result<Vec<u8>, String> {
+    pub async fn read(&self, body: &Value) -> Result<Vec<u8>, String> {
         let (path, url) = self.client.transfer(body.clone()).await?;
         let read = self.client.read(&url).await;
         match &read {

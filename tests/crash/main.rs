@@ -7,6 +7,7 @@
 // a test that fails panics: that is what it is for
 #![allow(clippy::panic)]
 
+mod chain;
 mod client;
 mod facts;
 mod flows;

@@ -11,6 +11,8 @@ pub enum Flow {
     Cancel,
     /// A backup of which an export dies.
     Failing,
+    /// Two backups, the second incremental from the first, and then no checkpoint any more.
+    Chain,
     /// A download without a backup.
     Plain,
     /// Disk, upload, instance, attach, read again, delete: on a pool that takes imports (recipe C).
@@ -39,7 +41,8 @@ const fn p(name: &'static str, flow: Flow, half: &'static str) -> Point {
 }
 
 use Flow::{
-    Cancel, Failing, File, GatewayStarts, HostStarts, Import, Plain, Point as Row, Running, Stopped, Undo,
+    Cancel, Chain, Failing, File, GatewayStarts, HostStarts, Import, Plain, Point as Row, Running, Stopped,
+    Undo,
 };
 
 pub const POINTS: &[Point] = &[
@@ -54,6 +57,9 @@ pub const POINTS: &[Point] = &[
     p("gateway.backup.judged", Stopped, "the verdict is known; the row is finalizing"),
     p("gateway.backup.failing", Failing, "the failure is noted; the host holds what it held"),
     p("gateway.backup.cleared", Failing, "the host is cleared; the row is open"),
+    p("gateway.checkpoint.doomed", Chain, "out of use; its bitmaps are there"),
+    p("gateway.checkpoint.forgetting", Chain, "the host was not asked to delete its bitmaps"),
+    p("gateway.checkpoint.forgotten", Chain, "its bitmaps are deleted; their rows are there"),
     p("gateway.transfer.inserted", Running, "the row is there; nobody works on it"),
     p("gateway.transfer.exported", Plain, "the host exports the disk; the row does not know it"),
     p("gateway.transfer.ticketed", Running, "the ticket is installed; the row is initializing"),

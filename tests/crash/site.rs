@@ -71,7 +71,7 @@ impl Site {
             .await
             .map_err(|error| error.to_string())?;
         for args in [vec!["pki", "init"], vec!["pki", "issue", "--host", "127.0.0.1"]] {
-            let done = Command::new(PROGRAM).args(&args).current_dir(dir.path()).output();
+            let done = Command::new(program()).args(&args).current_dir(dir.path()).output();
             if !done.is_ok_and(|output| output.status.success()) {
                 return Err(format!("{args:?} failed"));
             }
@@ -347,7 +347,7 @@ impl Part {
         let shown = |error: std::io::Error| format!("{role}: {error}");
         let log = std::fs::File::options().create(true).append(true).open(dir.join(format!("{role}.log")));
         let out = std::fs::File::create(dir.join(format!("{role}.out"))).map_err(shown)?;
-        let child = Command::new(PROGRAM)
+        let child = Command::new(program())
             .args(args)
             .current_dir(dir)
             .env("OVIRT_GATEWAY_CRASH", dir.join("crash"))
@@ -422,10 +422,15 @@ fn open_to_qemu(dir: &Path) -> Result<(), String> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).map_err(|error| error.to_string())
 }
 
+/// The one just built; or another, while the next is being built.
+fn program() -> PathBuf {
+    let other = std::env::var_os("OVIRT_GATEWAY_PROGRAM");
+    other.map_or_else(|| env!("CARGO_BIN_EXE_ovirt-gateway").into(), PathBuf::from)
+}
+
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("its address").port()
 }
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ovirt-gateway");
 const IMAGEIO: [&str; 3] = ["imageio", "--config", "imageio.ini"];

@@ -29,6 +29,11 @@ fn the_gateways_part_loads_with_every_key_set() {
     assert_eq!(read.imageio.control_port, default.imageio.control_port);
     assert_eq!(read.backup.inactivity_timeout, default.backup.inactivity_timeout);
     assert_eq!(read.backup.stale, default.backup.stale);
+    assert_eq!(read.backup.max_per_host, default.backup.max_per_host);
+    assert_eq!(read.backup.max_per_pool, default.backup.max_per_pool);
+    assert_eq!(read.backup.max_checkpoints, default.backup.max_checkpoints);
+    assert_eq!(read.backup.memory_snapshots, default.backup.memory_snapshots);
+    assert_eq!(read.backup.vm_snapshots, default.backup.vm_snapshots);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #![allow(clippy::panic)]
 
 mod auth;
+mod checkpoints;
 mod cloudstack;
 mod codec;
 mod costs;
@@ -26,6 +27,7 @@ mod mapped;
 mod nbd;
 mod ovf;
 mod places;
+mod queue;
 mod recordings;
 mod records;
 mod restores;

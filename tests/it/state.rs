@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use ovirt_gateway::state::{
-    Backup, BackupDisk, BackupPhase, Config, Direction, Disk, Error, Format, Lease, Placement, Source,
+    Backup, BackupDisk, BackupPhase, Config, Direction, Dirty, Disk, Error, Format, Lease, Placement, Source,
     StepKind, Store, TimeoutPolicy, Transfer, TransferPhase,
 };
 
@@ -26,8 +26,12 @@ fn backup(id: &str, vm: &str) -> Backup {
         source: Source::Stopped,
         name: None,
         description: Some("Täglich".into()),
+        from_checkpoint: None,
+        to_checkpoint: None,
+        freeze: true,
         created_ms: 1_700_000_000_000,
         modified_ms: 1_700_000_000_000,
+        touched_ms: 0,
         error: None,
     }
 }
@@ -42,6 +46,8 @@ fn backup_disk(backup: &str, disk: &str) -> BackupDisk {
         volume_path: "file".into(),
         size: None,
         url: None,
+        incremental: false,
+        why_full: None,
     }
 }
 
@@ -66,6 +72,7 @@ fn transfer(id: &str, disk: &str) -> Transfer {
         pool_path: "/export".into(),
         volume_path: "file".into(),
         export_url: None,
+        dirty: Some(Dirty::All),
         nonce: "n".into(),
         size: 512,
         inactivity_timeout: 600,
@@ -85,7 +92,14 @@ async fn rows_survive_a_restart_and_the_file_is_private() {
     let instance = store.instance_id().await.expect("an id");
     let disks = [backup_disk("b1", "d2"), backup_disk("b1", "d1")];
     store.insert_backup(&backup("b1", "vm1"), &disks).await.expect("inserts");
-    store.exported("b1", "d2", (1 << 40) + 512, "nbd:unix:/run/x").await.expect("kept");
+    let exported = BackupDisk {
+        size: Some((1 << 40) + 512),
+        url: Some("nbd:unix:/run/x".into()),
+        incremental: true,
+        why_full: Some("so".into()),
+        ..disks[0].clone()
+    };
+    store.exported(&exported).await.expect("kept");
     store.insert_transfer(&transfer("t1", "d3")).await.expect("inserts");
     store.close().await;
 
@@ -94,8 +108,6 @@ async fn rows_survive_a_restart_and_the_file_is_private() {
     assert!(uuid::Uuid::parse_str(&instance).is_ok());
     assert_eq!(store.backup("b1").await.expect("reads"), Some(backup("b1", "vm1")));
     assert_eq!(store.transfer("t1").await.expect("reads"), Some(transfer("t1", "d3")));
-    let exported =
-        BackupDisk { size: Some((1 << 40) + 512), url: Some("nbd:unix:/run/x".into()), ..disks[0].clone() };
     assert_eq!(store.backup_disks("b1").await.expect("reads"), [exported, disks[1].clone()]);
     for file in std::fs::read_dir(dir.path()).expect("lists") {
         let file = file.expect("an entry");

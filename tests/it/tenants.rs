@@ -76,6 +76,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
         r#"{"disk": {"id": "{disk}"}, "backup": {"id": "{backup}"}, "direction": "download"}"#,
     ),
     ("GET", "/imagetransfers/{transfer}", ""),
+    ("POST", "/imagetransfers/{transfer}/pause", "{}"),
+    ("POST", "/imagetransfers/{transfer}/resume", "{}"),
     ("POST", "/imagetransfers/{transfer}/finalize", "{}"),
     ("POST", "/imagetransfers/{transfer}/cancel", "{}"),
     ("GET", "/networks/{network}", ""),
