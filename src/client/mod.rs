@@ -16,4 +16,4 @@ pub use api::{Api, Transfer};
 pub use demo::{Options, demo};
 pub use error::Error;
 pub use images::{Image, Moved};
-pub use replay::{Replay, verify};
+pub use replay::{Error as ReplayError, Replay, verify};

@@ -1,7 +1,7 @@
 //! Whether an image is one moment of a guest that writes a known sequence.
 //!
-//! The guest counts from 1. Counter `c` fills block `c · 40503 mod 16384` with `c`, little-endian, and
-//! is then the newest. So an image that was taken at one moment holds, for the highest counter `N` in
+//! The guest counts from 1, and goes on where it was after a restart. Counter `c` fills block
+//! `c · 40503 mod 16384` with `c`, little-endian, and is then the newest. So an image that was taken at one moment holds, for the highest counter `N` in
 //! it, exactly what the writes 1 to `N` leave behind; only the block being written may be half done.
 
 use std::io;

@@ -101,6 +101,21 @@ impl Store {
         Ok(self.meta("instance_id").await?.unwrap_or_default())
     }
 
+    /// Goes on as an installation whose database was lost: its eight digits are in the names of bitmaps.
+    pub async fn take_over_installation(&self, digits: &str) -> Result<(), Error> {
+        let id = self.instance_id().await?;
+        if id.starts_with(digits) || digits.len() != 8 {
+            return Ok(());
+        }
+        let id = format!("{digits}{}", id.get(8..).unwrap_or_default());
+        sqlx::query("UPDATE meta SET value = ? WHERE name = ?")
+            .bind(id)
+            .bind("instance_id".to_owned())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
     pub async fn meta(&self, name: &str) -> Result<Option<String>, Error> {
         let row = sqlx::query("SELECT value FROM meta WHERE name = ?")
             .bind(name.to_owned())

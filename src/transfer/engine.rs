@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::core::{Core, Who};
 use super::{
-    BackupConfig, CreateDisk, CreateInstance, Error, Note, RestoreConfig, StartBackup, StartTransfer, owned,
-    ticket,
+    BackupConfig, CreateDisk, CreateInstance, Error, Note, Rebuilt, RestoreConfig, StartBackup,
+    StartTransfer, owned, ticket,
 };
 use crate::auth::{Caller, HmacSecret, Role};
 use crate::cloudstack::Service;
@@ -44,6 +44,13 @@ impl Engine {
         core.reconcile().await?;
         core.spawn(core.clone().sweep());
         Ok(Arc::new(Self { core }))
+    }
+
+    /// Takes over the checkpoints that the images tell of, into a database that was lost. Nothing else
+    /// runs on these parts.
+    pub async fn rebuild(parts: Parts, installation: Option<&str>) -> Result<Rebuilt, Error> {
+        let id = parts.store.instance_id().await?;
+        Core::new(parts, id).rebuild(installation).await
     }
 
     /// Takes no new work and waits for what is under way, at most for the grace period.

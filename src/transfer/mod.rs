@@ -25,6 +25,7 @@ mod owner;
 pub mod phase;
 mod place;
 mod queue;
+mod rebuild;
 mod request;
 mod resize;
 mod seen;
@@ -36,6 +37,7 @@ pub use config::{BackupConfig, RestoreConfig};
 pub use engine::{Engine, Parts};
 pub use error::Error;
 pub use notes::{Note, Severity};
+pub use rebuild::Rebuilt;
 pub use request::{
     Card, CreateDisk, CreateInstance, Firmware, Named, Owner, Reference, StartBackup, StartTransfer,
 };

@@ -34,6 +34,7 @@ mod restores;
 mod sdk;
 mod simulated;
 mod simulator;
+mod soak;
 mod state;
 mod support;
 mod surface;

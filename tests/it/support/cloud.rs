@@ -1,4 +1,4 @@
-//! Simulator and gateway of the built binary, without libvirt and without a host: starts in a second.
+//! Simulator and gateway of the built binary, without a host: starts in a second.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -91,10 +91,18 @@ impl Cloud {
 
     /// With more arguments for the simulator, too.
     pub fn of(instances: usize, simulated: &[&str], more: &[(&str, String)]) -> Self {
+        Self::made(instances, &[simulated, &["--no-libvirt"]].concat(), more)
+    }
+
+    /// Whose instances are domains of this machine's libvirt.
+    pub fn live(instances: usize, simulated: &[&str], more: &[(&str, String)]) -> Self {
+        Self::made(instances, simulated, more)
+    }
+
+    fn made(instances: usize, simulated: &[&str], more: &[(&str, String)]) -> Self {
         let dir = tempfile::tempdir().expect("temp dir");
         let (sim, count) = (dir.path().join("sim").display().to_string(), instances.to_string());
-        let args =
-            ["simulator", "--listen", "127.0.0.1:0", "--dir", &sim, "--instances", &count, "--no-libvirt"];
+        let args = ["simulator", "--listen", "127.0.0.1:0", "--dir", &sim, "--instances", &count];
         let simulator = Part::start(dir.path(), &[&args, simulated].concat(), &[]);
         let accounts = std::fs::read(dir.path().join("sim/accounts.json")).expect("accounts");
         let accounts: Value = serde_json::from_slice(&accounts).expect("JSON");
@@ -246,6 +254,22 @@ impl Cloud {
         }
         let response = request.send().await.expect("an answer");
         (response.status(), response.bytes().await.expect("a body").to_vec())
+    }
+
+    /// Image data that may break off: `None` if it does.
+    pub async fn try_data(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+    ) -> Option<(reqwest::StatusCode, Vec<u8>)> {
+        let mut request = self.client.request(method, url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.ok()?;
+        let status = response.status();
+        Some((status, response.bytes().await.ok()?.to_vec()))
     }
 
     /// A change, whose answer may never come.
