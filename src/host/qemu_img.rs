@@ -14,6 +14,9 @@ pub struct Info {
     #[serde(default)]
     pub actual_size: u64,
     pub format: String,
+    /// Bytes of a cluster; qcow2 has them.
+    #[serde(default)]
+    pub cluster_size: u64,
     #[serde(default)]
     pub encrypted: bool,
     pub backing_filename: Option<String>,
@@ -23,7 +26,45 @@ pub struct Info {
     pub format_specific: Value,
 }
 
+/// A dirty bitmap as the image's file has it.
+///
+/// While a program has the image open for writing, `in-use` is natural and what the program made since it
+/// opened the image is not in the file yet; what it removed is gone from the file at once.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Bitmap {
+    pub name: String,
+    pub granularity: u64,
+    #[serde(default)]
+    flags: Vec<String>,
+}
+
+impl Bitmap {
+    /// Whether a program that opens the image records in it.
+    pub fn records(&self) -> bool {
+        self.flags.iter().any(|flag| flag == "auto")
+    }
+
+    /// Whether a program has it, or had it and did not come to writing it back.
+    pub fn in_use(&self) -> bool {
+        // anything unknown is no good either
+        self.flags.iter().any(|flag| flag != "auto")
+    }
+}
+
 impl Info {
+    pub fn bitmaps(&self) -> Result<Vec<Bitmap>, Error> {
+        match &self.format_specific["data"]["bitmaps"] {
+            Value::Null => Ok(Vec::new()),
+            listed => Vec::<Bitmap>::deserialize(listed)
+                .map_err(|error| Error::Unreadable { program: "qemu-img", why: error.to_string() }),
+        }
+    }
+
+    /// The granularity that libvirt and qemu-img give a bitmap of this image.
+    pub fn granularity(&self) -> u64 {
+        self.cluster_size.clamp(4 << 10, 64 << 10)
+    }
+
     pub fn has_data_file(&self) -> bool {
         !self.format_specific["data"]["data-file"].is_null()
     }
@@ -61,6 +102,18 @@ pub async fn info<R: Runner>(runner: &R, path: &Path, format: &str) -> Result<In
 /// Fails while a qemu writes to the image: this one, unlike [`info`], respects its lock.
 pub async fn unused<R: Runner>(runner: &R, path: &Path) -> Result<(), Error> {
     let command = Command::new("qemu-img").args(["info", "--output=json", "-f", "qcow2"]).arg(path);
+    runner.run_ok(command).await.map(drop).map_err(Error::sorted)
+}
+
+/// Adds a bitmap that records from now on, to an image that nobody else writes to.
+pub async fn add_bitmap<R: Runner>(runner: &R, path: &Path, name: &str) -> Result<(), Error> {
+    let command = Command::new("qemu-img").args(["bitmap", "--add", "-f", "qcow2"]).arg(path).arg(name);
+    runner.run_ok(command).await.map(drop).map_err(Error::sorted)
+}
+
+/// Removes a bitmap, of whatever state, from an image that nobody else writes to.
+pub async fn remove_bitmap<R: Runner>(runner: &R, path: &Path, name: &str) -> Result<(), Error> {
+    let command = Command::new("qemu-img").args(["bitmap", "--remove", "-f", "qcow2"]).arg(path).arg(name);
     runner.run_ok(command).await.map(drop).map_err(Error::sorted)
 }
 

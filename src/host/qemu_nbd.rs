@@ -15,18 +15,23 @@ pub enum Access {
     Write,
 }
 
+/// What to export, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    pub image: &'a Path,
+    pub access: Access,
+    /// The dirty bitmap to tell of.
+    pub bitmap: Option<&'a str>,
+    pub socket: &'a Path,
+    pub pid: &'a Path,
+}
+
 /// Starts an export of a qcow2 on a unix socket; it answers when this returns.
-pub async fn start<R: Runner>(
-    runner: &R,
-    image: &Path,
-    access: Access,
-    socket: &Path,
-    pid: &Path,
-) -> Result<(), Error> {
-    match runner.run_ok(command(image, access, socket, pid, true)).await {
+pub async fn start<R: Runner>(runner: &R, order: Order<'_>) -> Result<(), Error> {
+    match runner.run_ok(command(order, true)).await {
         // tmpfs and some network file systems know no O_DIRECT
         Err(RunError::Failed { stderr, .. }) if refuses_direct(&stderr) => {
-            runner.run_ok(command(image, access, socket, pid, false)).await.map(drop).map_err(Error::sorted)
+            runner.run_ok(command(order, false)).await.map(drop).map_err(Error::sorted)
         }
         other => other.map(drop).map_err(Error::sorted),
     }
@@ -69,7 +74,8 @@ async fn gone(socket: &Path, pid_file: &Path, within: Duration) -> bool {
     false
 }
 
-fn command(image: &Path, access: Access, socket: &Path, pid: &Path, direct: bool) -> Command {
+fn command(order: Order<'_>, direct: bool) -> Command {
+    let Order { image, access, bitmap, socket, pid } = order;
     let mut command =
         Command::new("qemu-nbd").args(["--fork", "--persistent", "--shared=64", "--image-opts"]);
     let mut options = String::from("driver=qcow2,");
@@ -85,6 +91,9 @@ fn command(image: &Path, access: Access, socket: &Path, pid: &Path, direct: bool
         (true, Access::SharedRead) => command.arg("--cache=none"),
         (false, _) => command.arg("--cache=writeback"),
     };
+    if let Some(name) = bitmap {
+        command = command.arg("--bitmap").arg(name);
+    }
     options.push_str("file.driver=file,file.filename=");
     options.push_str(&image.to_string_lossy().replace(',', ",,"));
     command.arg("--socket").arg(socket).arg("--pid-file").arg(pid).arg(options)
@@ -104,8 +113,14 @@ mod tests {
 
     #[test]
     fn commas_in_a_name_do_not_become_options() {
-        let command =
-            command(Path::new("/p/a,b"), Access::SharedRead, Path::new("/s"), Path::new("/i"), true);
+        let order = Order {
+            image: Path::new("/p/a,b"),
+            access: Access::SharedRead,
+            bitmap: Some("b"),
+            socket: Path::new("/s"),
+            pid: Path::new("/i"),
+        };
+        let command = command(order, true);
         let last = command.args.last().expect("options");
         assert_eq!(last, "driver=qcow2,force-share=on,file.driver=file,file.filename=/p/a,,b");
     }

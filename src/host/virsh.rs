@@ -1,4 +1,4 @@
-//! Domains and their backup jobs, through virsh.
+//! Domains, their backup jobs and checkpoints, through virsh. Nothing here taints a domain.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,6 +8,18 @@ use super::{Command, Error, Runner, xml};
 pub struct Virsh<'a, R> {
     pub runner: &'a R,
     pub uri: &'a str,
+}
+
+/// What libvirt made of work on the bitmaps of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Done {
+    Yes,
+    /// Nothing was done, because the bitmap of this disk is not there or not to be trusted.
+    Not {
+        target: String,
+    },
+    /// Nothing was done, for another reason.
+    Refused(String),
 }
 
 impl<R: Runner> Virsh<'_, R> {
@@ -46,9 +58,70 @@ impl<R: Runner> Virsh<'_, R> {
         }
     }
 
-    pub async fn begin_backup(&self, uuid: &str, order: &Path) -> Result<(), Error> {
+    /// Begins a job, with its checkpoint in the same moment.
+    pub async fn begin_backup(
+        &self,
+        uuid: &str,
+        order: &Path,
+        checkpoint: Option<&Path>,
+    ) -> Result<(), Error> {
         let order = order.to_string_lossy();
-        self.text(&["backup-begin", uuid, &order], CHANGE).await.map(drop)
+        let checkpoint = checkpoint.map(Path::to_string_lossy);
+        let mut args = vec!["backup-begin", uuid, &order];
+        args.extend(checkpoint.as_deref());
+        self.text(&args, CHANGE).await.map(drop)
+    }
+
+    /// The names of the checkpoints that libvirt knows now: none of an earlier life of the domain.
+    pub async fn checkpoints(&self, uuid: &str) -> Result<Vec<String>, Error> {
+        let text = self.text(&["checkpoint-list", uuid, "--name"], LOOK).await?;
+        Ok(text.lines().map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
+    }
+
+    /// Tells libvirt of a checkpoint whose bitmaps exist; makes no bitmap.
+    ///
+    /// With `validate` libvirt asks the running qemu first, and takes it only if on every disk the bitmap
+    /// is in the active layer, without a gap down to where it began, persistent, recording and consistent.
+    pub async fn redefine(
+        &self,
+        uuid: &str,
+        checkpoint: &xml::Checkpoint<'_>,
+        validate: bool,
+    ) -> Result<Done, Error> {
+        let mut args = vec!["checkpoint-create", uuid, "/dev/stdin", "--redefine"];
+        if validate {
+            args.push("--redefine-validate");
+        }
+        let command = self.command(&args, CHANGE).stdin(xml::checkpoint(checkpoint));
+        done(self.printed(command).await, "missing or broken bitmap", "for disk '")
+    }
+
+    /// Removes the bitmaps of a checkpoint that libvirt knows, in every layer that has them.
+    pub async fn delete_checkpoint(&self, uuid: &str, name: &str) -> Result<Done, Error> {
+        let text = self.text(&["checkpoint-delete", uuid, name], CHANGE).await;
+        done(text, "not found in backing chain", "backing chain of '")
+    }
+
+    /// Makes libvirt forget a checkpoint; its bitmaps stay.
+    pub async fn forget_checkpoint(&self, uuid: &str, name: &str) -> Result<(), Error> {
+        match self.text(&["checkpoint-delete", uuid, name, "--metadata"], CHANGE).await {
+            Err(Error::Run(super::RunError::Failed { stderr, .. }))
+                if stderr.contains("no domain checkpoint with matching name") =>
+            {
+                Ok(())
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// Flushes and freezes all file systems of the guest, through its agent.
+    pub async fn freeze(&self, uuid: &str) -> Result<(), Error> {
+        self.text(&["domfsfreeze", uuid], FREEZE).await.map(drop)
+    }
+
+    /// Also a success when nothing was frozen.
+    pub async fn thaw(&self, uuid: &str) -> Result<(), Error> {
+        self.text(&["domfsthaw", uuid], FREEZE).await.map(drop)
     }
 
     pub async fn abort_job(&self, uuid: &str) -> Result<(), Error> {
@@ -56,9 +129,32 @@ impl<R: Runner> Virsh<'_, R> {
     }
 
     async fn text(&self, args: &[&str], deadline: Duration) -> Result<String, Error> {
-        let command = Command::new("virsh").args(["-q", "-c", self.uri]).args(args).deadline(deadline);
+        self.printed(self.command(args, deadline)).await
+    }
+
+    fn command(&self, args: &[&str], deadline: Duration) -> Command {
+        Command::new("virsh").args(["-q", "-c", self.uri]).args(args).deadline(deadline)
+    }
+
+    async fn printed(&self, command: Command) -> Result<String, Error> {
         let out = self.runner.run_ok(command).await.map_err(Error::sorted)?;
         String::from_utf8(out).map_err(|error| Error::Unreadable { program: "virsh", why: error.to_string() })
+    }
+}
+
+/// Sorts a refusal of libvirt: `about` says that one disk's bitmap is the reason, its target follows `before`.
+fn done(text: Result<String, Error>, about: &str, before: &str) -> Result<Done, Error> {
+    match text {
+        Ok(_) => Ok(Done::Yes),
+        Err(Error::Run(super::RunError::Failed { stderr, .. })) => {
+            let rest = stderr.contains(about).then(|| stderr.rsplit_once(before)).flatten();
+            let target = rest.and_then(|(_, rest)| rest.split_once('\''));
+            Ok(match target {
+                Some((target, _)) => Done::Not { target: target.to_owned() },
+                None => Done::Refused(stderr),
+            })
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -66,3 +162,26 @@ impl<R: Runner> Virsh<'_, R> {
 const LOOK: Duration = Duration::from_secs(20);
 /// Starting or ending a job creates or removes scratch files and talks to qemu several times.
 const CHANGE: Duration = Duration::from_secs(60);
+/// The guest must flush what it holds, but its users wait meanwhile.
+const FREEZE: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_that_is_the_reason_is_named() {
+        let failed = |stderr: &str| {
+            Err(Error::Run(super::super::RunError::Failed {
+                program: "virsh".into(),
+                status: 1,
+                stderr: stderr.into(),
+            }))
+        };
+        let text = "error: checkpoint inconsistent: missing or broken bitmap 'a' for disk 'vdb'";
+        let found = done(failed(text), "missing or broken bitmap", "for disk '").expect("sorted");
+        assert_eq!(found, Done::Not { target: "vdb".into() });
+        let other = done(failed("error: no"), "missing or broken bitmap", "for disk '").expect("sorted");
+        assert_eq!(other, Done::Refused("error: no".into()));
+    }
+}

@@ -1,4 +1,5 @@
-//! Libvirt's XML as far as backups need it: the disks of a domain, and the order for a backup job.
+//! Libvirt's XML as far as backups need it: the disks of a domain, and the orders for a backup job and a
+//! checkpoint.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ pub struct Disk {
     pub serial: Option<String>,
     pub source: Option<PathBuf>,
     pub format: Option<String>,
+    /// Qemu's number for the active layer: another one for whatever is attached or snapshotted later.
+    pub index: Option<String>,
 }
 
 /// One disk of a backup order; without scratch it is left out of the job.
@@ -22,6 +25,18 @@ pub struct Disk {
 pub struct Chosen {
     pub target: String,
     pub scratch: Option<PathBuf>,
+    /// The checkpoint since which the export tells the changes.
+    pub base: Option<String>,
+}
+
+/// A checkpoint as libvirt is told of it: its name is its bitmap's name on each of these disks.
+#[derive(Debug, Clone)]
+pub struct Checkpoint<'a> {
+    pub name: &'a str,
+    /// Seconds since 1970; libvirt wants it for a checkpoint that exists.
+    pub created: Option<i64>,
+    /// Targets, and whether the disk has the bitmap.
+    pub disks: Vec<(&'a str, bool)>,
 }
 
 /// The disks of a domain's XML; what lies in a `backingStore` or `mirror` is not theirs.
@@ -62,11 +77,17 @@ pub fn backup(socket: &Path, disks: &[Chosen]) -> String {
     let _ = writeln!(xml, "<server transport='unix' socket='{}'/>\n<disks>", escaped(socket));
     for disk in disks {
         let target = quick_xml::escape::escape(&disk.target);
+        let mode = match &disk.base {
+            None => String::from("backupmode='full'"),
+            Some(base) => {
+                format!("backupmode='incremental' incremental='{}'", quick_xml::escape::escape(base))
+            }
+        };
         let _ = match &disk.scratch {
             None => writeln!(xml, "<disk name='{target}' backup='no'/>"),
             Some(file) => writeln!(
                 xml,
-                "<disk name='{target}' backup='yes' type='file' exportname='{target}'><driver type='qcow2'/><scratch file='{}'/></disk>",
+                "<disk name='{target}' backup='yes' type='file' exportname='{target}' {mode}><driver type='qcow2'/><scratch file='{}'/></disk>",
                 escaped(file)
             ),
         };
@@ -75,10 +96,32 @@ pub fn backup(socket: &Path, disks: &[Chosen]) -> String {
     xml
 }
 
+/// A checkpoint to make or to tell libvirt of again. It names no parent: each bitmap stands by itself.
+pub fn checkpoint(checkpoint: &Checkpoint<'_>) -> String {
+    let name = quick_xml::escape::escape(checkpoint.name);
+    let mut xml = format!("<domaincheckpoint>\n<name>{name}</name>\n");
+    if let Some(created) = checkpoint.created {
+        let _ = writeln!(xml, "<creationTime>{created}</creationTime>");
+    }
+    xml.push_str("<disks>\n");
+    for (target, bitmap) in &checkpoint.disks {
+        let target = quick_xml::escape::escape(*target);
+        let _ = match bitmap {
+            true => writeln!(xml, "<disk name='{target}' checkpoint='bitmap' bitmap='{name}'/>"),
+            false => writeln!(xml, "<disk name='{target}' checkpoint='no'/>"),
+        };
+    }
+    xml.push_str("</disks>\n</domaincheckpoint>\n");
+    xml
+}
+
 fn see(path: &[String], element: &BytesStart<'_>, disk: &mut Disk) -> Result<(), Error> {
     match below_disk(path) {
         Some("target") => disk.target = attribute(element, "dev")?.unwrap_or_default(),
-        Some("source") => disk.source = attribute(element, "file")?.map(PathBuf::from),
+        Some("source") => {
+            disk.source = attribute(element, "file")?.map(PathBuf::from);
+            disk.index = attribute(element, "index")?;
+        }
         Some("driver") => disk.format = attribute(element, "type")?,
         _ => {}
     }
@@ -109,13 +152,14 @@ mod tests {
     #[test]
     fn a_disk_is_not_its_backing_file() {
         let xml = "<domain><devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/>\
-            <source file='/p/a&amp;b'/><backingStore type='file'><format type='raw'/><source file='/p/base'/></backingStore>\
+            <source file='/p/a&amp;b' index='3'/><backingStore type='file'><format type='raw'/><source file='/p/base'/></backingStore>\
             <target dev='vda' bus='virtio'/><serial>0123456789abcdef0123</serial></disk></devices></domain>";
         let disk = Disk {
             target: "vda".into(),
             serial: Some("0123456789abcdef0123".into()),
             source: Some("/p/a&b".into()),
             format: Some("qcow2".into()),
+            index: Some("3".into()),
         };
         assert_eq!(disks(xml).expect("xml"), [disk]);
     }
@@ -123,11 +167,22 @@ mod tests {
     #[test]
     fn unchosen_disks_are_left_out_of_the_job() {
         let all = [
-            Chosen { target: "vda".into(), scratch: Some("/s/1".into()) },
-            Chosen { target: "vdb".into(), scratch: None },
+            Chosen { target: "vda".into(), scratch: Some("/s/1".into()), base: Some("c".into()) },
+            Chosen { target: "vdb".into(), scratch: None, base: None },
         ];
         let xml = backup(Path::new("/r/x.sock"), &all);
         assert!(xml.contains("<disk name='vdb' backup='no'/>"), "{xml}");
-        assert!(xml.contains("exportname='vda'><driver type='qcow2'/><scratch file='/s/1'/>"), "{xml}");
+        let chosen = "exportname='vda' backupmode='incremental' incremental='c'><driver type='qcow2'/>\
+            <scratch file='/s/1'/>";
+        assert!(xml.contains(chosen), "{xml}");
+    }
+
+    #[test]
+    fn a_checkpoint_names_the_disks_that_have_no_bitmap_too() {
+        let disks = vec![("vda", true), ("hdc", false)];
+        let xml = checkpoint(&Checkpoint { name: "c", created: Some(5), disks });
+        assert!(xml.contains("<creationTime>5</creationTime>"), "{xml}");
+        assert!(xml.contains("<disk name='vda' checkpoint='bitmap' bitmap='c'/>"), "{xml}");
+        assert!(xml.contains("<disk name='hdc' checkpoint='no'/>"), "{xml}");
     }
 }

@@ -3,15 +3,27 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::OwnedMutexGuard;
+
 use super::Desk;
-use super::api::{Backup, BackupEnd, BackupExport, BackupRequest, BackupState, Source};
+use super::api::{
+    Backup, BackupDisk, BackupEnd, BackupExport, BackupRequest, BackupState, Checkpoint, Forget, Mode, Source,
+};
 use super::desk::{checked, held};
-use super::records::{self, OpenBackup, OpenDisk, Record, Server, Stamp};
+use super::judge::{self, Verdict};
+use super::pools::Chain;
+use super::records::{self, OpenBackup, OpenExport, Record, Server, Stamp};
 use super::refuse::Error;
-use super::{pools, watch};
+use super::{running, watch};
 use crate::crash;
-use crate::host::qemu_nbd::{self, Access};
-use crate::host::{self, Runner, xml};
+use crate::host::{self, Runner, qemu_nbd};
+use crate::nbd::{self, Client};
+
+/// The exports of a backup that has begun, and what keeps writers away until it is known.
+pub(super) struct Begun {
+    pub exports: Vec<BackupExport>,
+    pub guards: Vec<OwnedMutexGuard<()>>,
+}
 
 impl<R: Runner> Desk<R> {
     pub(super) async fn put_backup(
@@ -23,10 +35,12 @@ impl<R: Runner> Desk<R> {
         if request.disks.is_empty() || uuid::Uuid::parse_str(&request.instance).is_err() {
             return Err(Error::BadRequest("a backup has an instance's uuid and at least one disk"));
         }
+        let known = request.known.iter().map(|checkpoint| &checkpoint.name);
+        judge::checked(known.chain(&request.checkpoint).map(String::as_str))?;
         let _lock = self.lock(format!("backup {id}")).await;
         let _instance = self.lock(format!("instance {}", request.instance)).await;
         for open in held(&self.backups).values() {
-            if open.id == id && open.request == request {
+            if open.id == id && same(&open.request, &request) {
                 return open.answer.clone().ok_or(Error::Conflict("the backup is ending"));
             }
             if open.id == id || open.request.instance == request.instance {
@@ -37,6 +51,7 @@ impl<R: Runner> Desk<R> {
             id: id.to_owned(),
             socket: Server::new(&self.settings.run_dir).socket,
             disks: Vec::new(),
+            frozen: false,
             answer: None,
             request,
         };
@@ -44,7 +59,8 @@ impl<R: Runner> Desk<R> {
             Source::Running => self.begin_running(&mut open).await,
             Source::Stopped => self.begin_stopped(&mut open).await,
         };
-        let kept = started.and_then(|disks| {
+        open.frozen = false;
+        let kept = started.and_then(|Begun { exports: disks, guards }| {
             let answer = Backup {
                 id: id.to_owned(),
                 instance: open.request.instance.clone(),
@@ -55,17 +71,17 @@ impl<R: Runner> Desk<R> {
             };
             open.answer = Some(answer.clone());
             records::keep(&self.settings.run_dir, &Record::Backup(open.clone()))?;
-            Ok(answer)
+            Ok((answer, guards))
         });
         crash::point!("host.backup.kept");
         match kept {
-            Ok(answer) => {
+            Ok((answer, _guards)) => {
                 held(&self.backups).insert(id.to_owned(), open);
                 watch::begin(Arc::clone(self), id.to_owned());
                 Ok(answer)
             }
             Err(error) => {
-                self.clear_backup(&open).await.ok();
+                self.undo_backup(open).await;
                 Err(error)
             }
         }
@@ -113,90 +129,71 @@ impl<R: Runner> Desk<R> {
     }
 
     pub(super) async fn adopt_backup(self: &Arc<Self>, open: OpenBackup) {
+        if open.frozen && !self.thaw(&open.request.instance).await {
+            self.keep_thawing(open.request.instance.clone());
+        }
         let failed = open.answer.as_ref().is_some_and(|answer| answer.state == BackupState::Failed);
         if open.answer.is_some() && (failed || self.doubt(&open).await.is_none()) {
             held(&self.backups).insert(open.id.clone(), open.clone());
             watch::begin(Arc::clone(self), open.id);
-        } else if let Err(error) = self.clear_backup(&open).await {
+            return;
+        }
+        if open.answer.is_none() {
+            return self.undo_backup(open).await;
+        }
+        if let Err(error) = self.clear_backup(&open).await {
             tracing::warn!(backup = open.id, %error, "a dead backup could not be cleared away");
         }
     }
 
-    async fn begin_running(&self, open: &mut OpenBackup) -> Result<Vec<BackupExport>, Error> {
-        let (instance, virsh) = (open.request.instance.clone(), self.virsh());
-        let all = virsh.disks(&instance).await?;
-        if virsh.backup_job(&instance).await?.is_some() {
-            return Err(Error::Conflict("the domain has a backup job already"));
+    /// Keeps writers off these images until the guards are gone and the backup is known.
+    pub(super) async fn claim<'a>(
+        &self,
+        chains: impl IntoIterator<Item = &'a Chain>,
+    ) -> Result<Vec<OwnedMutexGuard<()>>, Error> {
+        let mut paths: Vec<_> = chains.into_iter().filter_map(|chain| chain.paths().next()).collect();
+        // always in the same order, so that two backups never wait for each other
+        paths.sort();
+        let count = paths.len();
+        paths.dedup();
+        if paths.len() != count {
+            return Err(Error::BadRequest("one image twice"));
         }
-        let (mut exports, mut chosen, mut total) = (Vec::new(), Vec::new(), 0u64);
-        for wanted in &open.request.disks {
-            let (files, _) = pools::chain(&self.settings, &self.runner, &wanted.volume).await?;
-            let serial: String = wanted.id.chars().filter(char::is_ascii_hexdigit).take(20).collect();
-            let found = all.iter().find(|disk| disk.serial.as_deref() == Some(serial.as_str()));
-            let by_path = || {
-                all.iter().find(|disk| {
-                    disk.source.as_ref().and_then(|path| path.canonicalize().ok()).as_ref() == files.first()
-                })
-            };
-            let disk = found.or_else(by_path).ok_or(Error::NotFound("the domain has no such disk"))?;
-            let size = virsh.capacity(&instance, &disk.target).await?;
-            total = total.saturating_add(size);
-            let url = format!("nbd:unix:{}:exportname={}", open.socket.display(), disk.target);
-            exports.push(whole(wanted.id.clone(), size, url));
-            let scratch = self.settings.scratch_dir.join(format!("{}.scratch", records::token()));
-            chosen.push((disk.target.clone(), scratch.clone()));
-            open.disks.push(OpenDisk {
-                server: Server::new(&self.settings.run_dir),
-                scratch: Some(scratch),
-                files: Vec::new(),
-            });
+        let mut guards = Vec::new();
+        for path in &paths {
+            guards.push(self.lock(format!("file {}", path.display())).await);
         }
-        let needed = self.settings.min_free.saturating_add((total / SCRATCH_SHARE).min(MOST_SCRATCH));
-        if watch::free(&self.settings.scratch_dir)? < needed {
-            return Err(Error::NoSpace("too little space for scratch files"));
+        let written =
+            |open: &OpenExport| open.request.mode != Mode::Read && paths.contains(&open.target.as_path());
+        match held(&self.exports).values().any(written) {
+            true => Err(Error::Conflict("a volume is being written to")),
+            false => Ok(guards),
         }
-        let disks: Vec<_> = all
-            .into_iter()
-            .map(|disk| {
-                let scratch =
-                    chosen.iter().find(|(target, _)| *target == disk.target).map(|(_, file)| file.clone());
-                xml::Chosen { target: disk.target, scratch }
-            })
-            .collect();
-        records::keep(&self.settings.run_dir, &Record::Backup(open.clone()))?;
-        crash::point!("host.backup.recorded");
-        let order = open.socket.with_extension("xml");
-        std::fs::write(&order, xml::backup(&open.socket, &disks))?;
-        crash::point!("host.backup.ordered");
-        let begun = virsh.begin_backup(&instance, &order).await;
-        crash::point!("host.backup.begun");
-        records::discard(&order);
-        begun?;
-        Ok(exports)
     }
 
-    async fn begin_stopped(&self, open: &mut OpenBackup) -> Result<Vec<BackupExport>, Error> {
-        let mut exports = Vec::new();
-        let mut images = Vec::new();
-        for wanted in &open.request.disks {
-            let (files, size) = pools::chain(&self.settings, &self.runner, &wanted.volume).await?;
-            let server = Server::new(&self.settings.run_dir);
-            let url = format!("nbd:unix:{}", server.socket.display());
-            exports.push(whole(wanted.id.clone(), size, url));
-            let stamps = files.iter().map(|file| Stamp::of(file)).collect::<Result<_, _>>()?;
-            images.extend(files.into_iter().next().map(|image| (image, server.clone())));
-            open.disks.push(OpenDisk { server, scratch: None, files: stamps });
+    /// Removes the bitmaps that a backup made which never came to be; what stays is a leftover later.
+    async fn unmake(&self, open: &OpenBackup) {
+        let Some(name) = &open.request.checkpoint else { return };
+        // before its record was kept nothing was made
+        if open.disks.is_empty() {
+            return;
         }
-        if self.virsh().active(&open.request.instance).await? {
-            return Err(Error::Conflict("the instance runs on this host"));
+        let disks = open.request.disks.clone();
+        let ids = disks.iter().map(|disk| disk.id.clone()).collect();
+        let forget = Forget {
+            instance: open.request.instance.clone(),
+            source: open.request.source,
+            disks,
+            checkpoints: vec![Checkpoint { name: name.clone(), created: 0, disks: ids }],
+        };
+        match self.erase(&forget).await {
+            Ok(forgotten) => {
+                for bitmap in forgotten.bitmaps.iter().filter(|bitmap| bitmap.reason.is_some()) {
+                    tracing::warn!(backup = open.id, ?bitmap, "a bitmap of a backup that failed stays");
+                }
+            }
+            Err(error) => tracing::warn!(backup = open.id, %error, "bitmaps of a backup that failed stay"),
         }
-        records::keep(&self.settings.run_dir, &Record::Backup(open.clone()))?;
-        crash::point!("host.backup.noted");
-        for (image, server) in &images {
-            qemu_nbd::start(&self.runner, image, Access::SharedRead, &server.socket, &server.pid).await?;
-            crash::point!("host.backup.served");
-        }
-        Ok(exports)
     }
 
     /// Why what this backup delivers is not to be trusted any more, if so.
@@ -225,28 +222,53 @@ impl<R: Runner> Desk<R> {
     }
 
     async fn clear_backup(&self, open: &OpenBackup) -> Result<(), Error> {
-        let mut result = Ok(());
-        if open.request.source == Source::Running {
-            let virsh = self.virsh();
-            let job = virsh.backup_job(&open.request.instance).await?;
-            if job.is_some_and(|job| ours(&job, &open.socket)) {
-                match virsh.abort_job(&open.request.instance).await {
-                    Ok(()) | Err(host::Error::NoDomain) => {}
-                    // the record stays: the next start tries again
-                    Err(error) => return Err(error.into()),
-                }
+        self.end_job(open).await?;
+        let ended = self.end_exports(open).await;
+        records::forget(&self.settings.run_dir, &Record::Backup(open.clone()));
+        ended
+    }
+
+    /// Ends the job of a running instance; if it cannot, the record must stay for another attempt.
+    async fn end_job(&self, open: &OpenBackup) -> Result<(), Error> {
+        if open.request.source == Source::Stopped {
+            return Ok(());
+        }
+        let virsh = self.virsh();
+        let job = virsh.backup_job(&open.request.instance).await?;
+        if job.is_some_and(|job| ours(&job, &open.socket)) {
+            match virsh.abort_job(&open.request.instance).await {
+                Ok(()) | Err(host::Error::NoDomain) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         crash::point!("host.backup.aborted");
+        Ok(())
+    }
+
+    async fn end_exports(&self, open: &OpenBackup) -> Result<(), Error> {
+        let mut result = Ok(());
         for disk in &open.disks {
             result = result.and(disk.server.stop().await);
             disk.scratch.as_deref().inspect(|file| records::discard(file));
         }
         crash::point!("host.backup.stopped");
         records::discard(&open.socket);
-        records::discard(&open.socket.with_extension("xml"));
-        records::forget(&self.settings.run_dir, &Record::Backup(open.clone()));
+        running::discard_orders(&open.socket);
         result
+    }
+
+    /// As if the backup had never begun. The record goes last: until then a crash finds what is left to do.
+    async fn undo_backup(&self, open: OpenBackup) {
+        if let Err(error) = self.end_job(&open).await {
+            // the next start of the daemon tries again
+            return tracing::warn!(backup = open.id, %error, "a dead backup could not be cleared away");
+        }
+        if let Err(error) = self.end_exports(&open).await {
+            tracing::warn!(backup = open.id, %error, "a dead backup's export did not end cleanly");
+        }
+        self.unmake(&open).await;
+        crash::point!("host.backup.unmade");
+        records::forget(&self.settings.run_dir, &Record::Backup(open));
     }
 
     fn revoke(&self, open: &OpenBackup) {
@@ -256,15 +278,42 @@ impl<R: Runner> Desk<R> {
     }
 }
 
-fn whole(id: String, size: u64, url: String) -> BackupExport {
-    BackupExport { id, size, url, incremental: false, why_full: None, checkpoint: false, lost: Vec::new() }
+/// Connects to an export: its size, and whether it has exactly one dirty bitmap.
+pub(super) async fn offered(url: &str) -> Result<(u64, bool), Error> {
+    let options = nbd::Options { dirty: true, ..Default::default() };
+    let client = Client::connect(&url.parse()?, options).await?;
+    let found = (client.size(), client.has_dirty_bitmap());
+    client.close().await;
+    Ok(found)
+}
+
+/// What to tell of a disk; the log tells why one is full that was to be incremental.
+pub(super) fn export(
+    instance: &str,
+    wanted: &BackupDisk,
+    size: u64,
+    url: String,
+    dirty: bool,
+    checkpoint: bool,
+    verdict: Verdict,
+) -> BackupExport {
+    let Verdict { base, mut why_full, lost } = verdict;
+    if base.is_some() && !dirty {
+        why_full = Some("the export offers no bitmap".into());
+    }
+    if let Some(why) = &why_full {
+        tracing::warn!(instance, disk = wanted.id, why, ?lost, "a disk is backed up in full");
+    }
+    let incremental = base.is_some() && dirty;
+    BackupExport { id: wanted.id.clone(), size, url, incremental, why_full, checkpoint, lost }
+}
+
+/// The same order; what the gateway knows besides may have grown since.
+fn same(one: &BackupRequest, other: &BackupRequest) -> bool {
+    let order = |request: &BackupRequest| BackupRequest { known: Vec::new(), ..request.clone() };
+    order(one) == order(other)
 }
 
 fn ours(job: &str, socket: &Path) -> bool {
     job.contains(socket.to_string_lossy().as_ref())
 }
-
-/// A guest seldom rewrites more than a tenth of its disk while a backup reads; the watch covers the rest.
-const SCRATCH_SHARE: u64 = 10;
-/// So that a huge, quiet disk is not refused.
-const MOST_SCRATCH: u64 = 32 << 30;

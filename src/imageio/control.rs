@@ -26,6 +26,8 @@ impl<R: Runner> Desk<R> {
         Router::new()
             .route("/info", get(info::<R>))
             .route("/backups/{id}", put(put_backup::<R>).get(backup::<R>).delete(end_backup::<R>))
+            .route("/checkpoints/look", post(look::<R>))
+            .route("/checkpoints/delete", post(forget::<R>))
             .route("/exports/{id}", put(put_export::<R>).delete(end_export::<R>))
             .route("/volumes/{name}", put(put_volume::<R>))
             .route("/volumes/{name}/delete", post(delete_volume::<R>))
@@ -74,6 +76,16 @@ async fn backup<R: Runner>(State(desk): At<R>, Path(id): Path<String>) -> Result
 
 async fn end_backup<R: Runner>(State(desk): At<R>, Path(id): Path<String>) -> Result<Response, Error> {
     apart(async move { desk.end_backup(&id).await }).await
+}
+
+async fn look<R: Runner>(State(desk): At<R>, body: Body) -> Result<Response, Error> {
+    let request = parsed(body)?;
+    apart(async move { desk.look(request).await }).await
+}
+
+async fn forget<R: Runner>(State(desk): At<R>, body: Body) -> Result<Response, Error> {
+    let request = parsed(body)?;
+    apart(async move { desk.forget(request).await }).await
 }
 
 async fn put_export<R: Runner>(

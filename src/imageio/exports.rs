@@ -29,12 +29,15 @@ impl<R: Runner> Desk<R> {
                 _ => Err(Error::Conflict("the export is open for something else")),
             };
         }
-        let (mut files, size) = pools::chain(&self.settings, &self.runner, &request.volume).await?;
-        let target = files.swap_remove(0);
+        let chain = pools::chain(&self.settings, &self.runner, &request.volume).await?;
+        let (target, size) = (chain.top()?.path.clone(), chain.size);
+        let _file = self.lock(format!("file {}", target.display())).await;
         if request.mode != Mode::Read {
-            let taken = held(&self.exports).values().any(|open| open.target == target);
-            if taken {
+            if held(&self.exports).values().any(|open| open.target == target) {
                 return Err(Error::Conflict("the volume has another export"));
+            }
+            if held(&self.backups).values().any(|open| open.holds(&target)) {
+                return Err(Error::Conflict("the volume is being backed up"));
             }
         }
         let upload = (request.mode == Mode::WriteFile)
@@ -116,7 +119,14 @@ impl<R: Runner> Desk<R> {
                 });
             }
         };
-        qemu_nbd::start(&self.runner, &open.target, access, &open.server.socket, &open.server.pid).await?;
+        let order = qemu_nbd::Order {
+            image: &open.target,
+            access,
+            bitmap: None,
+            socket: &open.server.socket,
+            pid: &open.server.pid,
+        };
+        qemu_nbd::start(&self.runner, order).await?;
         Ok(Export { id: open.id.clone(), size, url: format!("nbd:unix:{}", open.server.socket.display()) })
     }
 

@@ -12,18 +12,27 @@ use futures_util::stream::try_unfold;
 use super::backend::{Backend, Error};
 use crate::nbd::Extent;
 
+/// What an answer tells of each extent besides whether it is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Context {
+    Zero,
+    Dirty,
+    /// All is dirty, whatever bitmap there is.
+    AllDirty,
+}
+
 /// The body of the answer. `give_back` gets the backend when all is read.
 pub fn listing(
     backend: Backend,
     size: u64,
-    dirty: bool,
+    context: Context,
     give_back: impl FnOnce(Backend) + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, Error>> + Send {
     let state = State {
         backend: Some(backend),
         at: 0,
         size,
-        dirty,
+        context,
         last: None,
         begun: false,
         give_back: Some(give_back),
@@ -35,7 +44,7 @@ struct State<F> {
     backend: Option<Backend>,
     at: u64,
     size: u64,
-    dirty: bool,
+    context: Context,
     /// The last extent so far: the next one may continue it.
     last: Option<Extent>,
     begun: bool,
@@ -63,7 +72,8 @@ impl<F: FnOnce(Backend)> State<F> {
             self.write(last, &mut text);
         } else if !self.begun {
             // an empty image is one extent of no length
-            let nothing = Extent { start: 0, length: 0, zero: true, hole: true, dirty: false };
+            let dirty = self.context == Context::AllDirty;
+            let nothing = Extent { start: 0, length: 0, zero: true, hole: true, dirty };
             self.write(nothing, &mut text);
         }
         text.push_str("]\n");
@@ -79,10 +89,11 @@ impl<F: FnOnce(Backend)> State<F> {
             return;
         }
         self.at = extent.start + length;
-        let extent = Extent { length, ..extent };
-        let alike = |a: &Extent, b: &Extent| match self.dirty {
-            true => (a.dirty, a.zero) == (b.dirty, b.zero),
-            false => (a.zero, a.hole) == (b.zero, b.hole),
+        let dirty = extent.dirty || self.context == Context::AllDirty;
+        let extent = Extent { length, dirty, ..extent };
+        let alike = |a: &Extent, b: &Extent| match self.context {
+            Context::Dirty | Context::AllDirty => (a.dirty, a.zero) == (b.dirty, b.zero),
+            Context::Zero => (a.zero, a.hole) == (b.zero, b.hole),
         };
         match &mut self.last {
             Some(last) if alike(last, &extent) => last.length += length,
@@ -100,11 +111,11 @@ impl<F: FnOnce(Backend)> State<F> {
         }
         let Extent { start, length, zero, hole, dirty } = extent;
         // writing to a String cannot fail
-        let _ = match self.dirty {
-            true => {
+        let _ = match self.context {
+            Context::Dirty | Context::AllDirty => {
                 write!(text, r#"{{"start": {start}, "length": {length}, "dirty": {dirty}, "zero": {zero}}}"#)
             }
-            false => {
+            Context::Zero => {
                 write!(text, r#"{{"start": {start}, "length": {length}, "zero": {zero}, "hole": {hole}}}"#)
             }
         };

@@ -289,12 +289,17 @@ impl Ask {
             return Err(Failure::not_found("Ticket does not support dirty extents"));
         }
         let mut backend = self.open(&ticket).await?;
-        if dirty && !backend.has_dirty_bitmap() {
+        if dirty && !ticket.all_dirty && !backend.has_dirty_bitmap() {
             self.connection.slot.put(id, backend);
             return Err(Failure::not_found(
                 "Operation not supported: the export does not support dirty extents",
             ));
         }
+        let context = match (dirty, ticket.all_dirty) {
+            (false, _) => extent::Context::Zero,
+            (true, false) => extent::Context::Dirty,
+            (true, true) => extent::Context::AllDirty,
+        };
         let size = backend.size().await?.min(ticket.size);
         let operation = self.connection.tickets.begin(id, 0, self.kill.clone())?;
         let (slot, id) = (self.connection.slot.clone(), id.to_owned());
@@ -302,7 +307,7 @@ impl Ask {
             slot.put(&id, backend);
             drop(operation);
         };
-        let body = Body::from_stream(extent::listing(backend, size, dirty, give_back));
+        let body = Body::from_stream(extent::listing(backend, size, context, give_back));
         Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
     }
 

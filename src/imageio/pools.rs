@@ -4,7 +4,50 @@ use std::path::{Path, PathBuf};
 
 use super::api::{Pool, VolumeRef};
 use super::{Settings, refuse::Error};
+use crate::host::qemu_img::Bitmap;
 use crate::host::{Runner, qemu_img};
+
+/// An image and every file below it, top first; all inside the roots.
+pub(super) struct Chain {
+    pub layers: Vec<Layer>,
+    /// The virtual size.
+    pub size: u64,
+}
+
+/// One file of an image.
+pub(super) struct Layer {
+    pub path: PathBuf,
+    /// As the file has them, see [`Bitmap`].
+    pub bitmaps: Vec<Bitmap>,
+    /// The granularity of bitmaps that are made now.
+    pub granularity: u64,
+}
+
+impl Chain {
+    /// The file that the guest writes to.
+    pub(super) fn top(&self) -> Result<&Layer, Error> {
+        self.layers.first().ok_or(Error::NotFound("no such image"))
+    }
+
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.layers.iter().map(|layer| layer.path.as_path())
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.layers.iter().any(|layer| layer.has(name))
+    }
+
+    /// Whether a layer below the top one has a bitmap of that name.
+    pub(super) fn below_has(&self, name: &str) -> bool {
+        self.layers.iter().skip(1).any(|layer| layer.has(name))
+    }
+}
+
+impl Layer {
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.bitmaps.iter().any(|bitmap| bitmap.name == name)
+    }
+}
 
 /// The place of a volume that need not exist yet: its directory does, inside the roots.
 pub(super) fn place(settings: &Settings, pool: &Pool, name: &str) -> Result<PathBuf, Error> {
@@ -20,17 +63,27 @@ pub(super) fn place(settings: &Settings, pool: &Pool, name: &str) -> Result<Path
     Ok(inside(settings, &directory)?.join(name))
 }
 
-/// The image of a volume and every file below it, top first; all inside the roots, all formats named.
+/// The image of a stopped or detached volume: always a qcow2, for a raw disk's content would be its
+/// guest's word on what to open.
 pub(super) async fn chain<R: Runner>(
     settings: &Settings,
     runner: &R,
     volume: &VolumeRef,
-) -> Result<(Vec<PathBuf>, u64), Error> {
-    let mut next =
-        Some((inside(settings, &place(settings, &volume.pool, &volume.path)?)?, "qcow2".to_owned()));
-    let (mut files, mut size) = (Vec::new(), None);
+) -> Result<Chain, Error> {
+    below(settings, runner, &place(settings, &volume.pool, &volume.path)?, "qcow2").await
+}
+
+/// The image that begins with that file; all inside the roots, all formats named.
+pub(super) async fn below<R: Runner>(
+    settings: &Settings,
+    runner: &R,
+    top: &Path,
+    format: &str,
+) -> Result<Chain, Error> {
+    let mut next = Some((inside(settings, top)?, format.to_owned()));
+    let (mut layers, mut size) = (Vec::new(), None);
     while let Some((path, format)) = next.take() {
-        if files.len() == MAX_CHAIN {
+        if layers.len() == MAX_CHAIN {
             return Err(Error::Forbidden("the backing chain is too long"));
         }
         let info = qemu_img::info(runner, &path, &format).await?;
@@ -38,7 +91,7 @@ pub(super) async fn chain<R: Runner>(
             return Err(Error::Forbidden("images with a data file are not opened"));
         }
         size.get_or_insert(info.virtual_size);
-        files.push(path);
+        layers.push(Layer { path, bitmaps: info.bitmaps()?, granularity: info.granularity() });
         if info.backing_filename.is_some() {
             let format = info.backing_filename_format.filter(|format| format == "qcow2" || format == "raw");
             let (Some(below), Some(format)) = (info.full_backing_filename, format) else {
@@ -47,7 +100,7 @@ pub(super) async fn chain<R: Runner>(
             next = Some((inside(settings, &below)?, format));
         }
     }
-    size.map(|size| (files, size)).ok_or(Error::NotFound("no such image"))
+    size.map(|size| Chain { layers, size }).ok_or(Error::NotFound("no such image"))
 }
 
 /// The path after resolving links, if it lies inside a root.

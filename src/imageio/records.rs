@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::api::{Backup, BackupRequest, Export, ExportRequest};
+use super::api::{Backup, BackupRequest, BackupState, Export, ExportRequest};
 use super::refuse::Error;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub(super) struct OpenBackup {
     /// The job's socket; for a stopped instance each disk has its own.
     pub socket: PathBuf,
     pub disks: Vec<OpenDisk>,
+    /// The guest's file systems may be frozen.
+    #[serde(default)]
+    pub frozen: bool,
     /// Absent while it starts.
     pub answer: Option<Backup>,
 }
@@ -31,6 +34,9 @@ pub(super) struct OpenBackup {
 pub(super) struct OpenDisk {
     pub server: Server,
     pub scratch: Option<PathBuf>,
+    /// The active layer.
+    #[serde(default)]
+    pub image: PathBuf,
     pub files: Vec<Stamp>,
 }
 
@@ -43,6 +49,15 @@ pub(super) struct OpenExport {
     /// The new file of a whole-file upload.
     pub upload: Option<PathBuf>,
     pub answer: Option<Export>,
+}
+
+impl OpenBackup {
+    /// Whether it reads that image, or an image on top of it; one that has failed reads nothing.
+    pub(super) fn holds(&self, image: &Path) -> bool {
+        let failed = self.answer.as_ref().is_some_and(|answer| answer.state == BackupState::Failed);
+        let of = |disk: &OpenDisk| disk.image == image || disk.files.iter().any(|file| file.path == image);
+        !failed && self.disks.iter().any(of)
+    }
 }
 
 /// Where a qemu-nbd listens and tells its pid.

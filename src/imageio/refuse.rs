@@ -1,7 +1,7 @@
 //! Why the desk refuses; the control listener turns it into a status.
 
 use super::api::Cause;
-use crate::host;
+use crate::{host, nbd};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -17,6 +17,10 @@ pub enum Error {
     Conflict(&'static str),
     #[error("{0}")]
     NoSpace(&'static str),
+    #[error("the guest's file systems could not be frozen: {0}")]
+    Unfrozen(String),
+    #[error("an export does not answer: {0}")]
+    Export(#[from] nbd::Error),
     #[error(transparent)]
     Host(#[from] host::Error),
     #[error(transparent)]
@@ -33,7 +37,7 @@ impl Error {
             Self::BadRequest(_) | Self::Malformed(_) => Cause::BadRequest,
             Self::Forbidden(_) => Cause::Forbidden,
             Self::NotFound(_) => Cause::NotFound,
-            Self::Conflict(_) => Cause::Conflict,
+            Self::Conflict(_) | Self::Unfrozen(_) => Cause::Conflict,
             Self::NoSpace(_) => Cause::NoSpace,
             Self::Host(error) => match error {
                 host::Error::NoDomain => Cause::NotFound,
@@ -49,7 +53,7 @@ impl Error {
                 std::io::ErrorKind::AlreadyExists => Cause::Conflict,
                 _ => Cause::Failed,
             },
-            Self::Record(_) | Self::CutOff => Cause::Failed,
+            Self::Record(_) | Self::Export(_) | Self::CutOff => Cause::Failed,
         }
     }
 }

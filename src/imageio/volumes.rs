@@ -64,9 +64,8 @@ impl<R: Runner> Desk<R> {
 
     pub(super) async fn volume_info(&self, name: &str, volume: VolumeRef) -> Result<Volume, Error> {
         same(name, &volume)?;
-        let (files, _) = pools::chain(&self.settings, &self.runner, &volume).await?;
-        let path = files.first().ok_or(Error::NotFound("no such image"))?;
-        self.volume(path, name).await
+        let chain = pools::chain(&self.settings, &self.runner, &volume).await?;
+        self.volume(&chain.top()?.path, name).await
     }
 
     async fn volume(&self, path: &std::path::Path, name: &str) -> Result<Volume, Error> {

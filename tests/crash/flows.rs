@@ -35,7 +35,7 @@ pub struct Armed {
 impl Stage {
     /// Plays a flow to its end.
     pub async fn play(&mut self, flow: Flow) -> Outcome {
-        if !matches!(flow, Flow::GatewayStarts | Flow::HostStarts) {
+        if !matches!(flow, Flow::GatewayStarts | Flow::HostStarts | Flow::Unmade) {
             self.arm().await;
         }
         let facts = self.facts.clone();
@@ -59,6 +59,7 @@ impl Stage {
             Flow::Point => self.restore("smp1").await,
             Flow::File => self.file("nfs1").await,
             Flow::Undo => self.undo().await,
+            Flow::Unmade => self.unmade().await,
             Flow::GatewayStarts => self.restart(Component::Gateway).await,
             Flow::HostStarts => self.restart(Component::Imageio).await,
         }
@@ -297,6 +298,30 @@ impl Stage {
             Some((status, _)) if status >= 400 => Ok("refused, and undone".into()),
             None => Ok("undone".into()),
             other => Err(format!("it was made: {other:?}")),
+        }
+    }
+
+    /// The host's daemon dies while a backup begins, and starts again.
+    async fn unmade(&mut self) -> Outcome {
+        const FIRST: &str = "host.backup.served";
+        self.site.lock().await.arm(FIRST, 1, "kill");
+        let (vm, id) = (self.facts.stopped.id.clone(), uuid::Uuid::new_v4().to_string());
+        self.client.post(&format!("vms/{vm}/backups"), &json!({"id": id})).await;
+        let until = Instant::now() + PATIENCE;
+        while !self.site.lock().await.reached(FIRST) {
+            if Instant::now() > until {
+                return Err(format!("{FIRST} was not reached"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.site.lock().await.kill(Component::Imageio);
+        self.arm().await;
+        self.site.lock().await.revive(Component::Imageio)?;
+        let path = format!("vms/{vm}/backups/{id}");
+        match self.client.settled(&path, "phase", &["initializing", "starting"]).await.as_deref() {
+            Some("ready") => self.finish(&path).await,
+            Some("failed") => Ok("failed".into()),
+            other => Err(format!("the backup is {other:?}")),
         }
     }
 

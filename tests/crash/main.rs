@@ -207,7 +207,7 @@ async fn one(site: &Arc<Mutex<Site>>, facts: &Arc<Facts>, point: &'static Point,
     let armed = Some(Armed { point: point.name, action });
     let mut stage = Stage { site: site.clone(), client, facts: facts.clone(), armed };
     let (ended, end) = watch::channel(false);
-    let strike = tokio::spawn(strike(site.clone(), victim, action, end));
+    let strike = tokio::spawn(strike(site.clone(), point.name, victim, action, end));
     let outcome = stage.play(point.flow).await;
     let _ = ended.send(true);
     let struck = strike.await.unwrap_or_else(|error| Err(error.to_string()));
@@ -240,7 +240,7 @@ async fn one(site: &Arc<Mutex<Site>>, facts: &Arc<Facts>, point: &'static Point,
         return Done::failed(&word, format!("({word}) left after a minute: {}", left.join("; ")));
     }
     let next = match point.flow {
-        Flow::GatewayStarts | Flow::HostStarts | Flow::Cancel | Flow::Failing => Flow::Stopped,
+        Flow::GatewayStarts | Flow::HostStarts | Flow::Cancel | Flow::Failing | Flow::Unmade => Flow::Stopped,
         Flow::Undo => Flow::Point,
         flow => flow,
     };
@@ -264,12 +264,13 @@ async fn one(site: &Arc<Mutex<Site>>, facts: &Arc<Facts>, point: &'static Point,
 /// Waits for the point, kills, and brings back: when it was back, and whether there was one to kill.
 async fn strike(
     site: Arc<Mutex<Site>>,
+    point: &'static str,
     victim: Component,
     action: &'static str,
     mut end: watch::Receiver<bool>,
 ) -> Result<Option<(Instant, bool)>, String> {
     loop {
-        if site.lock().await.reached() {
+        if site.lock().await.reached(point) {
             break;
         }
         if *end.borrow_and_update() {

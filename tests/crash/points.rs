@@ -23,6 +23,8 @@ pub enum Flow {
     File,
     /// A disk that CloudStack refuses at the last moment.
     Undo,
+    /// A backup in whose beginning the host's daemon died: the next one undoes it.
+    Unmade,
     /// The gateway was killed with backups and a transfer open, and starts again.
     GatewayStarts,
     /// The host's daemon was, and starts again.
@@ -42,7 +44,7 @@ const fn p(name: &'static str, flow: Flow, half: &'static str) -> Point {
 
 use Flow::{
     Cancel, Chain, Failing, File, GatewayStarts, HostStarts, Import, Plain, Point as Row, Running, Stopped,
-    Undo,
+    Undo, Unmade,
 };
 
 pub const POINTS: &[Point] = &[
@@ -95,12 +97,17 @@ pub const POINTS: &[Point] = &[
     p("host.backup.ordered", Running, "the order is written; libvirt has not got it"),
     p("host.backup.begun", Running, "the job runs; the record has no answer"),
     p("host.backup.noted", Stopped, "the record is there; no export is"),
+    p("host.backup.marked", Stopped, "the first image has its bitmap; the others do not"),
+    p("host.backup.stamped", Stopped, "the record has its stamps; no export runs"),
     p("host.backup.served", Stopped, "the first export runs; the others do not"),
     p("host.backup.kept", Stopped, "the record is whole; the gateway was not told"),
     p("host.backup.ending", Running, "the tickets are revoked; the job runs"),
     p("host.backup.aborted", Running, "the job has ended; files and record are there"),
     p("host.backup.stopped", Stopped, "the exports have ended; the record is there"),
     p("host.backup.ended", Stopped, "nothing is left; the gateway was not told"),
+    p("host.backup.unmade", Unmade, "what was begun is undone; its record is there"),
+    p("host.checkpoint.erasing", Chain, "bitmaps are to go, and are there"),
+    p("host.checkpoint.erased", Chain, "a running instance's bitmaps are deleted; the gateway was not told"),
     p("host.export.recorded", Plain, "the record is there; no export is"),
     p("host.export.started", Plain, "the export runs; the record has no answer"),
     p("host.export.kept", Import, "the record is whole; the gateway was not told"),

@@ -219,8 +219,9 @@ impl Site {
         }
     }
 
-    pub fn reached(&self) -> bool {
-        self.path("crash/reached").exists()
+    pub fn reached(&self, point: &str) -> bool {
+        let mark = std::fs::read_to_string(self.path("crash/reached")).unwrap_or_default();
+        mark.split_whitespace().next() == Some(point)
     }
 
     /// Lets what stopped go on.

@@ -4,6 +4,7 @@
 #![allow(clippy::panic)]
 
 mod auth;
+mod bitmaps;
 mod checkpoints;
 mod cloudstack;
 mod codec;

@@ -1,5 +1,6 @@
 //! A whole site for one test: simulator, gateway and imageio of the built binary on loopback.
 
+pub mod bench;
 pub mod cloud;
 pub mod curl;
 pub mod flow;
