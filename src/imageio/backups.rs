@@ -2,8 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::sleep;
 
 use super::Desk;
 use super::api::{
@@ -81,7 +83,7 @@ impl<R: Runner> Desk<R> {
                 Ok(answer)
             }
             Err(error) => {
-                self.undo_backup(open).await;
+                self.keep_undoing(&open).await;
                 Err(error)
             }
         }
@@ -96,19 +98,23 @@ impl<R: Runner> Desk<R> {
         checked(id)?;
         let _lock = self.lock(format!("backup {id}")).await;
         let Some(open) = held(&self.backups).get(id).cloned() else {
-            return Ok(BackupEnd { clean: false, reason: Some("this host knows no such backup".into()) });
+            let unknown =
+                || BackupEnd { clean: false, reason: Some("this host knows no such backup".into()) };
+            return Ok(self.ended_backups.of(id).unwrap_or_else(unknown));
         };
         let before = open.answer.as_ref().and_then(|answer| answer.reason.clone());
         let reason = match before {
             Some(reason) => Some(reason),
-            None => self.doubt(&open).await,
+            None => self.doubt(&open).await?,
         };
         self.revoke(&open);
         crash::point!("host.backup.ending");
         self.clear_backup(&open).await?;
+        let end = BackupEnd { clean: reason.is_none(), reason };
+        self.ended_backups.note(id, end.clone());
         held(&self.backups).remove(id);
         crash::point!("host.backup.ended");
-        Ok(BackupEnd { clean: reason.is_none(), reason })
+        Ok(end)
     }
 
     /// Ends what a backup holds and keeps the verdict until the gateway has fetched it.
@@ -133,16 +139,23 @@ impl<R: Runner> Desk<R> {
             self.keep_thawing(open.request.instance.clone());
         }
         let failed = open.answer.as_ref().is_some_and(|answer| answer.state == BackupState::Failed);
-        if open.answer.is_some() && (failed || self.doubt(&open).await.is_none()) {
+        // a libvirt that starts after us is asked again by the watch
+        if open.answer.is_some() && (failed || matches!(self.doubt(&open).await, Ok(None) | Err(_))) {
             held(&self.backups).insert(open.id.clone(), open.clone());
             watch::begin(Arc::clone(self), open.id);
             return;
         }
-        if open.answer.is_none() {
-            return self.undo_backup(open).await;
-        }
-        if let Err(error) = self.clear_backup(&open).await {
-            tracing::warn!(backup = open.id, %error, "a dead backup could not be cleared away");
+        let cleared = match open.answer {
+            Some(_) => self.clear_backup(&open).await,
+            None => self.undo_backup(&open).await,
+        };
+        if let Err(error) = cleared {
+            tracing::warn!(backup = open.id, %error, "a dead backup is cleared away later");
+            let desk = Arc::clone(self);
+            tokio::spawn(async move {
+                let _instance = desk.lock(format!("instance {}", open.request.instance)).await;
+                desk.keep_undoing(&open).await;
+            });
         }
     }
 
@@ -196,17 +209,20 @@ impl<R: Runner> Desk<R> {
         }
     }
 
-    /// Why what this backup delivers is not to be trusted any more, if so.
-    pub(super) async fn doubt(&self, open: &OpenBackup) -> Option<String> {
+    /// Why what this backup delivers is not to be trusted any more, if so. An error is a libvirt that
+    /// cannot say it now: it may be starting again.
+    pub(super) async fn doubt(&self, open: &OpenBackup) -> Result<Option<String>, Error> {
         let instance = &open.request.instance;
-        match open.request.source {
+        Ok(match open.request.source {
             Source::Running => match self.virsh().backup_job(instance).await {
                 Ok(Some(job)) if ours(&job, &open.socket) => None,
                 Ok(_) => Some("the backup job of the domain is gone".into()),
+                Err(error @ host::Error::Away(_)) => return Err(error.into()),
                 Err(error) => Some(error.to_string()),
             },
             Source::Stopped => match self.virsh().active(instance).await {
                 Ok(true) => Some("the instance was started".into()),
+                Err(error @ host::Error::Away(_)) => return Err(error.into()),
                 Err(error) => Some(error.to_string()),
                 Ok(false) => open.disks.iter().find_map(|disk| {
                     if !disk.files.iter().all(Stamp::holds) {
@@ -218,7 +234,7 @@ impl<R: Runner> Desk<R> {
                     }
                 }),
             },
-        }
+        })
     }
 
     async fn clear_backup(&self, open: &OpenBackup) -> Result<(), Error> {
@@ -257,18 +273,31 @@ impl<R: Runner> Desk<R> {
         result
     }
 
-    /// As if the backup had never begun. The record goes last: until then a crash finds what is left to do.
-    async fn undo_backup(&self, open: OpenBackup) {
-        if let Err(error) = self.end_job(&open).await {
-            // the next start of the daemon tries again
-            return tracing::warn!(backup = open.id, %error, "a dead backup could not be cleared away");
+    /// Until it is done: a job that nobody knows would hold the instance for ever.
+    async fn keep_undoing(&self, open: &OpenBackup) {
+        for _ in 0..UNDO_TRIES {
+            match self.undo_backup(open).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(backup = open.id, %error, "a dead backup is not cleared away yet")
+                }
+            }
+            sleep(UNDO_PAUSE).await;
         }
-        if let Err(error) = self.end_exports(&open).await {
+        // the next start of the daemon tries again
+        tracing::error!(backup = open.id, "a dead backup could not be cleared away");
+    }
+
+    /// As if the backup had never begun. The record goes last: until then a crash finds what is left to do.
+    async fn undo_backup(&self, open: &OpenBackup) -> Result<(), Error> {
+        self.end_job(open).await?;
+        if let Err(error) = self.end_exports(open).await {
             tracing::warn!(backup = open.id, %error, "a dead backup's export did not end cleanly");
         }
-        self.unmake(&open).await;
+        self.unmake(open).await;
         crash::point!("host.backup.unmade");
-        records::forget(&self.settings.run_dir, &Record::Backup(open));
+        records::forget(&self.settings.run_dir, &Record::Backup(open.clone()));
+        Ok(())
     }
 
     fn revoke(&self, open: &OpenBackup) {
@@ -317,3 +346,7 @@ fn same(one: &BackupRequest, other: &BackupRequest) -> bool {
 fn ours(job: &str, socket: &Path) -> bool {
     job.contains(socket.to_string_lossy().as_ref())
 }
+
+/// Half an hour: libvirt is away no longer, or somebody looks after it.
+const UNDO_TRIES: u32 = 900;
+const UNDO_PAUSE: Duration = Duration::from_secs(2);

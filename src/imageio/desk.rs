@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OwnedMutexGuard;
 
+use super::api::BackupEnd;
+use super::ended::Ended;
 use super::records::{self, OpenBackup, OpenExport, Record};
 use super::refuse::Error;
 use crate::crash;
@@ -33,6 +35,9 @@ pub struct Desk<R> {
     pub(super) on_gone: Box<dyn Fn(&str) + Send + Sync>,
     pub(super) backups: Mutex<HashMap<String, OpenBackup>>,
     pub(super) exports: Mutex<HashMap<String, OpenExport>>,
+    pub(super) ended_backups: Ended<BackupEnd>,
+    /// Of those whose data was to be kept: whether it was, or why not.
+    pub(super) ended_exports: Ended<Result<(), String>>,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -54,6 +59,8 @@ impl<R: Runner> Desk<R> {
             on_gone: Box::new(on_gone),
             backups: Mutex::default(),
             exports: Mutex::default(),
+            ended_backups: Ended::default(),
+            ended_exports: Ended::default(),
             locks: Mutex::default(),
         });
         for record in records::all(&desk.settings.run_dir)? {

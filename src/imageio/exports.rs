@@ -29,6 +29,7 @@ impl<R: Runner> Desk<R> {
                 _ => Err(Error::Conflict("the export is open for something else")),
             };
         }
+        self.ended_exports.forget(id);
         let chain = pools::chain(&self.settings, &self.runner, &request.volume).await?;
         let (target, size) = (chain.top()?.path.clone(), chain.size);
         let _file = self.lock(format!("file {}", target.display())).await;
@@ -72,7 +73,13 @@ impl<R: Runner> Desk<R> {
     pub(super) async fn end_export(&self, id: &str, commit: bool) -> Result<ExportEnd, Error> {
         checked(id)?;
         let _lock = self.lock(format!("export {id}")).await;
-        let Some(open) = held(&self.exports).get(id).cloned() else { return Ok(ExportEnd { found: false }) };
+        let Some(open) = held(&self.exports).get(id).cloned() else {
+            return match self.ended_exports.of(id).filter(|_| commit) {
+                Some(Ok(())) => Ok(ExportEnd { found: true }),
+                Some(Err(why)) => Err(Error::Ended(why)),
+                None => Ok(ExportEnd { found: false }),
+            };
+        };
         if let Some(answer) = &open.answer {
             (self.on_gone)(&answer.url);
         }
@@ -81,10 +88,13 @@ impl<R: Runner> Desk<R> {
             _ => Ok(()),
         };
         crash::point!("host.export.ending");
-        let cleared = self.clear_export(&open).await;
+        let ended = committed.and(self.clear_export(&open).await);
+        if commit {
+            self.ended_exports.note(id, ended.as_ref().copied().map_err(ToString::to_string));
+        }
         held(&self.exports).remove(id);
         crash::point!("host.export.ended");
-        committed.and(cleared).map(|()| ExportEnd { found: true })
+        ended.map(|()| ExportEnd { found: true })
     }
 
     pub(super) async fn adopt_export(self: &Arc<Self>, open: OpenExport) {

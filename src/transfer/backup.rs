@@ -211,12 +211,12 @@ impl Core {
         let hosts = self.hosts()?;
         let host = backup.host_address.clone().unwrap_or_default();
         let seen = persist(END, || hosts.backup(&host, id)).await?;
-        let seen = seen.ok_or_else(|| Error::conflict("the host does not know it any more"))?;
+        // one that the host has ended already has a verdict still: its answer was lost, or we were
         crash::point!("gateway.backup.looked");
         let end = persist(END, || hosts.end_backup(&host, id)).await?;
         crash::point!("gateway.backup.ended");
-        if seen.state == api::BackupState::Failed || !end.clean {
-            let reason = end.reason.or(seen.reason);
+        if !end.clean || seen.as_ref().is_some_and(|seen| seen.state == api::BackupState::Failed) {
+            let reason = end.reason.or(seen.and_then(|seen| seen.reason));
             let reason = reason.unwrap_or_else(|| "something changed under it".into());
             return Err(Error::conflict(reason));
         }
