@@ -49,6 +49,7 @@ impl<R: Runner> Desk<R> {
                 return Err(Error::Conflict("the instance has another backup"));
             }
         }
+        self.ended_backups.forget(id);
         let mut open = OpenBackup {
             id: id.to_owned(),
             socket: Server::new(&self.settings.run_dir).socket,
@@ -102,16 +103,19 @@ impl<R: Runner> Desk<R> {
                 || BackupEnd { clean: false, reason: Some("this host knows no such backup".into()) };
             return Ok(self.ended_backups.of(id).unwrap_or_else(unknown));
         };
-        let before = open.answer.as_ref().and_then(|answer| answer.reason.clone());
-        let reason = match before {
-            Some(reason) => Some(reason),
-            None => self.doubt(&open).await?,
+        // asked a second time, because the ending failed: it is our own doing that its job is gone
+        let end = match self.ended_backups.of(id) {
+            Some(end) => end,
+            None => {
+                let before = open.answer.as_ref().and_then(|answer| answer.reason.clone());
+                let reason = if before.is_some() { before } else { self.doubt(&open).await? };
+                BackupEnd { clean: reason.is_none(), reason }
+            }
         };
+        self.ended_backups.note(id, end.clone());
         self.revoke(&open);
         crash::point!("host.backup.ending");
         self.clear_backup(&open).await?;
-        let end = BackupEnd { clean: reason.is_none(), reason };
-        self.ended_backups.note(id, end.clone());
         held(&self.backups).remove(id);
         crash::point!("host.backup.ended");
         Ok(end)
@@ -249,16 +253,23 @@ impl<R: Runner> Desk<R> {
         if open.request.source == Source::Stopped {
             return Ok(());
         }
-        let virsh = self.virsh();
-        let job = virsh.backup_job(&open.request.instance).await?;
-        if job.is_some_and(|job| ours(&job, &open.socket)) {
-            match virsh.abort_job(&open.request.instance).await {
-                Ok(()) | Err(host::Error::NoDomain) => {}
-                Err(error) => return Err(error.into()),
+        let (virsh, instance) = (self.virsh(), open.request.instance.as_str());
+        let mut refused = host::Error::Busy("its backup job does not end".into());
+        for _ in 0..JOB_LOOKS {
+            if !virsh.backup_job(instance).await?.is_some_and(|job| ours(&job, &open.socket)) {
+                crash::point!("host.backup.aborted");
+                return Ok(());
             }
+            // libvirt answers before the job has ended; if it dies then, the job is there when it is back
+            match virsh.abort_job(instance).await {
+                Ok(()) | Err(host::Error::NoDomain) => {}
+                Err(error @ host::Error::Away(_)) => return Err(error.into()),
+                Err(error) => refused = error,
+            }
+            crash::point!("host.backup.aborting");
+            sleep(JOB_PAUSE).await;
         }
-        crash::point!("host.backup.aborted");
-        Ok(())
+        Err(refused.into())
     }
 
     async fn end_exports(&self, open: &OpenBackup) -> Result<(), Error> {
@@ -350,3 +361,6 @@ fn ours(job: &str, socket: &Path) -> bool {
 /// Half an hour: libvirt is away no longer, or somebody looks after it.
 const UNDO_TRIES: u32 = 900;
 const UNDO_PAUSE: Duration = Duration::from_secs(2);
+/// A job ends within a moment of its abortion, unless its libvirt or its qemu is in trouble.
+const JOB_LOOKS: u32 = 50;
+const JOB_PAUSE: Duration = Duration::from_millis(200);

@@ -102,6 +102,7 @@ pub const POINTS: &[Point] = &[
     p("host.backup.served", Stopped, "the first export runs; the others do not"),
     p("host.backup.kept", Stopped, "the record is whole; the gateway was not told"),
     p("host.backup.ending", Running, "the tickets are revoked; the job runs"),
+    p("host.backup.aborting", Running, "libvirt was told to end the job; whether it has, nobody knows"),
     p("host.backup.aborted", Running, "the job has ended; files and record are there"),
     p("host.backup.stopped", Stopped, "the exports have ended; the record is there"),
     p("host.backup.ended", Stopped, "nothing is left; the gateway was not told"),
