@@ -81,6 +81,9 @@ pub struct Simulator {
     /// Added to every call.
     #[arg(long, value_name = "L", default_value_t = 0)]
     pub latency_ms: u64,
+    /// Seconds that a VM snapshot waits for a backup to end before it fails.
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    pub snapshot_wait: u64,
     /// Whose commands and parameters there are: 4.18 to 4.23.
     #[arg(long, value_name = "4.N", default_value = "4.22")]
     pub version: String,

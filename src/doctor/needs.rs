@@ -111,11 +111,7 @@ pub const SERVICE: &[Need] = &[
     ),
     need("listUsers", "this check cannot see the account's role", Severity::Info),
     need("listConfigurations", "this check cannot see settings that hurt", Severity::Info),
-    need(
-        "listVMSnapshot",
-        "this check cannot see instances whose snapshots stand in the way",
-        Severity::Info,
-    ),
+    need("listVMSnapshot", "snapshots with memory are not seen: every backup is full", Severity::Warning),
 ];
 
 /// A user's, who backs up and restores. Reading and writing data has its own rule, see [`super::user`].

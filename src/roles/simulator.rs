@@ -19,6 +19,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
             libvirt: !options.no_libvirt,
             libvirt_uri: options.libvirt_uri,
             latency: Duration::from_millis(options.latency_ms),
+            snapshot_wait: Duration::from_secs(options.snapshot_wait),
             version,
             hosts: options.hosts,
             servers: options.servers,

@@ -14,7 +14,7 @@ use super::fault::{self, Faults};
 use super::load::Load;
 use super::wire::{Params, Refusal};
 use super::world::{Account, Job, World, id, now};
-use super::{images, instances, snapshots, volumes};
+use super::{images, instances, moves, snapshots, volumes};
 
 pub struct Cloud {
     world: Mutex<World>,
@@ -33,6 +33,8 @@ pub struct Cloud {
     pub dir: PathBuf,
     pub libvirt: Option<Libvirt>,
     pub latency: Duration,
+    /// How long a VM snapshot waits for a backup job to end.
+    pub snapshot_wait: Duration,
 }
 
 /// A login's.
@@ -61,6 +63,7 @@ impl Cloud {
             dir,
             libvirt,
             latency: config.latency,
+            snapshot_wait: config.snapshot_wait,
         }
     }
 
@@ -112,7 +115,10 @@ impl Cloud {
             if let Some(prepared) = instances::prepare(world, caller, &params)? {
                 return Ok(prepared);
             }
-            match snapshots::prepare(world, caller, &params)? {
+            if let Some(prepared) = snapshots::prepare(world, caller, &params)? {
+                return Ok(prepared);
+            }
+            match moves::prepare(world, caller, &params)? {
                 Some(prepared) => Ok(prepared),
                 None => volumes::prepare(world, caller, &params),
             }
@@ -174,7 +180,10 @@ impl Cloud {
         if let Some(result) = instances::perform(self, caller, params, target).await? {
             return Ok(result);
         }
-        match snapshots::perform(self, caller, params, target).await? {
+        if let Some(result) = snapshots::perform(self, caller, params, target).await? {
+            return Ok(result);
+        }
+        match moves::perform(self, caller, params, target).await? {
             Some(result) => Ok(result),
             None => volumes::perform(self, caller, params, target).await,
         }

@@ -80,7 +80,7 @@ impl Libvirt {
         Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
     }
 
-    async fn virsh(&self, args: &[&str]) -> Result<String, String> {
+    pub async fn virsh(&self, args: &[&str]) -> Result<String, String> {
         let command = Command::new("virsh").args(["-q", "-c", &self.uri]).args(args.iter().copied());
         let output = Local.run_ok(command).await.map_err(|error| error.to_string())?;
         Ok(String::from_utf8_lossy(&output).into_owned())

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::apis::{self, Version};
+use super::moves;
 use super::rows::View;
 use super::wire::{Params, Refusal};
 use super::world::{Kind, World};
@@ -59,7 +60,13 @@ pub fn rows(
             let vm = vm.filter(|vm| world.sees(caller, &vm.account));
             ("nic", vm.map(|vm| vm.nics.iter().map(|nic| view.nic(nic)).collect()).unwrap_or_default())
         }
-        "listSnapshots" => ("snapshot", Vec::new()),
+        "listSnapshots" => {
+            let seen = world.volume_snapshots.iter().filter(|snapshot| {
+                world.sees(caller, &snapshot.account)
+                    && params.text("volumeid").is_none_or(|volume| volume == snapshot.volume)
+            });
+            ("snapshot", seen.map(moves::row).collect())
+        }
         "listVMSnapshot" => {
             let wanted = |name: &str, value: &str| params.text(name).is_none_or(|text| text == value);
             let seen = world.snapshots.iter().filter(|snapshot| {
@@ -67,6 +74,7 @@ pub fn rows(
                     && in_scope(view, &snapshot.account, params)
                     && wanted("virtualmachineid", &snapshot.vm)
                     && wanted("vmsnapshotid", &snapshot.id)
+                    && wanted("state", &snapshot.state)
             });
             ("vmSnapshot", seen.map(|snapshot| view.snapshot(snapshot)).collect())
         }

@@ -12,8 +12,10 @@ mod domain;
 mod fault;
 mod images;
 mod instances;
+mod layers;
 mod lists;
 mod load;
+mod moves;
 mod rows;
 mod seed;
 mod server;
@@ -49,6 +51,8 @@ pub struct Config {
     pub libvirt_uri: String,
     /// Added to every call.
     pub latency: Duration,
+    /// How long a VM snapshot waits for a backup job to end.
+    pub snapshot_wait: Duration,
     pub version: Version,
     /// Of a new world; the second and all others are in a second cluster, at 127.0.0.2 and so on.
     pub hosts: u8,

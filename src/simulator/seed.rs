@@ -135,6 +135,7 @@ pub fn world(dir: &Path, instances: usize, hosts: u8) -> World {
         volumes: BTreeMap::new(),
         tags: Vec::new(),
         snapshots: Vec::new(),
+        volume_snapshots: Vec::new(),
         jobs: BTreeMap::new(),
         events: Vec::new(),
         next: 10,

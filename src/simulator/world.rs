@@ -29,6 +29,8 @@ pub struct World {
     pub volumes: BTreeMap<String, Volume>,
     pub tags: Vec<Tag>,
     pub snapshots: Vec<VmSnapshot>,
+    #[serde(default)]
+    pub volume_snapshots: Vec<VolumeSnapshot>,
     pub jobs: BTreeMap<String, Job>,
     pub events: Vec<Value>,
     /// CloudStack's database ids: they order lists and name instances.
@@ -248,6 +250,27 @@ pub struct VmSnapshot {
     pub state: String,
     pub current: bool,
     pub parent: Option<String>,
+    pub created: String,
+    /// What it put on the instance's disks.
+    #[serde(default)]
+    pub layers: Vec<Layer>,
+}
+
+/// An overlay of a volume: the names of its file and of the one below.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Layer {
+    pub volume: String,
+    pub base: String,
+    pub top: String,
+}
+
+/// A copy of a volume.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VolumeSnapshot {
+    pub id: String,
+    pub volume: String,
+    pub account: String,
+    pub name: String,
     pub created: String,
 }
 
