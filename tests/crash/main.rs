@@ -55,9 +55,13 @@ fn main() -> std::process::ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let failed = runtime.block_on(async {
+        let kind = tokio::signal::unix::SignalKind::terminate();
+        let mut terminated = tokio::signal::unix::signal(kind).expect("SIGTERM");
+        // whatever ends us, the site is taken down
         tokio::select! {
             failed = run(&options) => failed,
             _ = tokio::signal::ctrl_c() => 1,
+            _ = terminated.recv() => 1,
         }
     });
     std::process::ExitCode::from(u8::from(failed > 0))
