@@ -58,10 +58,12 @@ deny_tool() {
         rm -rf target/tools/build
 }
 
-# Runs the tests and takes their counts over.
+# cargo_tests TITLE ARGUMENT...: runs tests and takes their counts over
 cargo_tests() {
-    say "== cargo test"
-    cargo test --locked --no-fail-fast 2>&1 | tee "$work/tests"
+    say "== $1"
+    shift
+    : >"$work/skipped"
+    cargo test --locked --no-fail-fast "$@" 2>&1 | tee "$work/tests"
     local status=${PIPESTATUS[0]} ok bad ignored
     read -r ok bad ignored < <(awk '
         /^test result:/ { gsub(/[;.]/, ""); for (i = 2; i <= NF; i++) {
@@ -88,7 +90,9 @@ else
     skip "no cargo-deny: licences, bans and sources were not checked (is the registry reachable?)"
 fi
 export OVIRT_GATEWAY_SKIPPED="$work/skipped"
-cargo_tests
+cargo_tests "cargo test"
+# a dozen of the points at which something may die; all of them: see docs/crash-points.md
+cargo_tests "crash points" --features crash-points --test crash
 
 say ""
 printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"

@@ -17,6 +17,7 @@
 //! - `simulator` — a CloudStack of our own for tests and demos; shares no type with `cloudstack`.
 //! - `client` — the reference client and the demo, which speak the gateway's public API only.
 //! - `doctor` — checks a site end to end and says what to change; reads only.
+//! - `crash` — named points for tests that kill; compiled to nothing without its feature.
 //! - `serve`, `tls`, `pki`, `log`, `config`, `cli` — the process around them.
 //!
 //! Who may import whom is a table in `tests/it/layers.rs`, and a test keeps it true.
@@ -26,6 +27,7 @@ pub mod cli;
 pub mod client;
 pub mod cloudstack;
 pub mod config;
+mod crash;
 pub mod doctor;
 pub mod gateway;
 pub mod host;

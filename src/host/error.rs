@@ -8,6 +8,9 @@ pub enum Error {
     Run(#[from] RunError),
     #[error("libvirt knows no such domain")]
     NoDomain,
+    /// Its daemon is not there, or went away in the middle: nobody knows what it did.
+    #[error("libvirt does not answer: {0}")]
+    Away(String),
     #[error("the domain is busy with another job: {0}")]
     Busy(String),
     #[error("the image is locked: {0}")]
@@ -32,6 +35,8 @@ impl Error {
         let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
         if has(&["failed to get domain", "domain not found", "no domain with matching"]) {
             Self::NoDomain
+        } else if has(&AWAY) {
+            Self::Away(stderr.clone())
         } else if has(&["no space left"]) {
             Self::NoSpace(stderr.clone())
         } else if has(&["failed to get \"", "failed to get shared", "is another process using"]) {
@@ -49,3 +54,11 @@ impl Error {
         }
     }
 }
+
+const AWAY: [&str; 5] = [
+    "failed to connect to the hypervisor",
+    "failed to connect socket",
+    "end of file while reading data",
+    "client socket is closed",
+    "cannot recv data",
+];

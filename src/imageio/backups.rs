@@ -15,7 +15,8 @@ use super::pools::Chain;
 use super::records::{self, OpenBackup, OpenExport, Record, Server, Stamp};
 use super::refuse::Error;
 use super::watch;
-use crate::host::{Runner, qemu_nbd};
+use crate::crash;
+use crate::host::{self, Runner, qemu_nbd};
 use crate::nbd::{self, Client};
 
 /// The exports of a backup that has begun, and what keeps writers away until it is known.
@@ -46,6 +47,7 @@ impl<R: Runner> Desk<R> {
                 return Err(Error::Conflict("the instance has another backup"));
             }
         }
+        self.ended_backups.forget(id);
         let mut open = OpenBackup {
             id: id.to_owned(),
             socket: Server::new(&self.settings.run_dir).socket,
@@ -73,6 +75,7 @@ impl<R: Runner> Desk<R> {
             records::keep(&self.settings.run_dir, &Record::Backup(open.clone()))?;
             Ok((answer, guards))
         });
+        crash::point!("host.backup.kept");
         match kept {
             Ok((answer, _guards)) => {
                 held(&self.backups).insert(id.to_owned(), open);
@@ -99,17 +102,26 @@ impl<R: Runner> Desk<R> {
         checked(id)?;
         let _lock = self.lock(format!("backup {id}")).await;
         let Some(open) = held(&self.backups).get(id).cloned() else {
-            return Ok(BackupEnd { clean: false, reason: Some("this host knows no such backup".into()) });
+            let unknown =
+                || BackupEnd { clean: false, reason: Some("this host knows no such backup".into()) };
+            return Ok(self.ended_backups.of(id).unwrap_or_else(unknown));
         };
-        let before = open.answer.as_ref().and_then(|answer| answer.reason.clone());
-        let reason = match before {
-            Some(reason) => Some(reason),
-            None => self.doubt(&open).await,
+        // asked a second time, because the ending failed: it is our own doing that its job is gone
+        let end = match self.ended_backups.of(id) {
+            Some(end) => end,
+            None => {
+                let before = open.answer.as_ref().and_then(|answer| answer.reason.clone());
+                let reason = if before.is_some() { before } else { self.doubt(&open).await? };
+                BackupEnd { clean: reason.is_none(), reason }
+            }
         };
+        self.ended_backups.note(id, end.clone());
         self.revoke(&open);
+        crash::point!("host.backup.ending");
         self.clear_backup(&open).await?;
         held(&self.backups).remove(id);
-        Ok(BackupEnd { clean: reason.is_none(), reason })
+        crash::point!("host.backup.ended");
+        Ok(end)
     }
 
     /// Ends what a backup holds and keeps the verdict until the gateway has fetched it.
@@ -135,15 +147,17 @@ impl<R: Runner> Desk<R> {
         if open.frozen && !self.thaw(&open.request.instance).await {
             self.keep_thawing(open.request.instance.clone());
         }
-        let state = open.answer.as_ref().map(|answer| answer.state);
-        let ended = match state {
+        let ended = match open.answer.as_ref().map(|answer| answer.state) {
             None => self.undo_backup(&open).await,
-            Some(BackupState::Ready) if self.doubt(&open).await.is_none() => {
-                held(&self.backups).insert(open.id.clone(), open.clone());
-                watch::begin(Arc::clone(self), open.id);
-                return;
-            }
-            Some(BackupState::Ready) => self.clear_backup(&open).await.is_ok(),
+            Some(BackupState::Ready) => match self.doubt(&open).await {
+                Ok(Some(_)) => self.clear_backup(&open).await.is_ok(),
+                // a libvirt that starts after us is asked again by the watch
+                Ok(None) | Err(_) => {
+                    held(&self.backups).insert(open.id.clone(), open.clone());
+                    watch::begin(Arc::clone(self), open.id);
+                    return;
+                }
+            },
             Some(BackupState::Failed) => {
                 // the verdict waits for the gateway; what it was about must be gone
                 held(&self.backups).insert(open.id.clone(), open.clone());
@@ -180,17 +194,20 @@ impl<R: Runner> Desk<R> {
         }
     }
 
-    /// Why what this backup delivers is not to be trusted any more, if so.
-    pub(super) async fn doubt(&self, open: &OpenBackup) -> Option<String> {
+    /// Why what this backup delivers is not to be trusted any more, if so. An error is a libvirt that
+    /// cannot say it now: it may be starting again.
+    pub(super) async fn doubt(&self, open: &OpenBackup) -> Result<Option<String>, Error> {
         let instance = &open.request.instance;
-        match open.request.source {
+        Ok(match open.request.source {
             Source::Running => match self.virsh().backup_job(instance).await {
                 Ok(Some(job)) if ours(&job, &open.socket) => None,
                 Ok(_) => Some("the backup job of the domain is gone".into()),
+                Err(error @ host::Error::Away(_)) => return Err(error.into()),
                 Err(error) => Some(error.to_string()),
             },
             Source::Stopped => match self.virsh().active(instance).await {
                 Ok(true) => Some("the instance was started".into()),
+                Err(error @ host::Error::Away(_)) => return Err(error.into()),
                 Err(error) => Some(error.to_string()),
                 Ok(false) => open.disks.iter().find_map(|disk| {
                     if !disk.files.iter().all(Stamp::holds) {
@@ -202,7 +219,7 @@ impl<R: Runner> Desk<R> {
                     }
                 }),
             },
-        }
+        })
     }
 
     fn revoke(&self, open: &OpenBackup) {

@@ -12,6 +12,7 @@ use super::judge;
 use super::live::{Live, of_serial};
 use super::pools::{self, Chain};
 use super::refuse::Error;
+use crate::crash;
 use crate::host::{self, Runner, qemu_img, xml};
 
 impl<R: Runner> Desk<R> {
@@ -85,6 +86,7 @@ impl<R: Runner> Desk<R> {
                 true => None,
                 false => self.erase_live(instance, &all, name, targets).await?,
             };
+            crash::point!("host.checkpoint.erased");
             for (id, disk) in live {
                 let why = match &refused {
                     Some(why) => Some(why.clone()),
@@ -122,6 +124,7 @@ impl<R: Runner> Desk<R> {
             Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
+        crash::point!("host.checkpoint.erasing");
         for layer in chain.layers.iter().filter(|layer| layer.has(name)) {
             match qemu_img::remove_bitmap(&self.runner, &layer.path, name).await {
                 Ok(()) => {}

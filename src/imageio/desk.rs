@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OwnedMutexGuard;
 
+use super::api::BackupEnd;
+use super::ended::Ended;
 use super::records::{self, OpenBackup, OpenExport, Record};
 use super::refuse::Error;
+use crate::crash;
 use crate::host::Runner;
 use crate::host::virsh::Virsh;
 
@@ -34,6 +37,9 @@ pub struct Desk<R> {
     pub(super) on_gone: Box<dyn Fn(&str) + Send + Sync>,
     pub(super) backups: Mutex<HashMap<String, OpenBackup>>,
     pub(super) exports: Mutex<HashMap<String, OpenExport>>,
+    pub(super) ended_backups: Ended<BackupEnd>,
+    /// Of those whose data was to be kept: whether it was, or why not.
+    pub(super) ended_exports: Ended<Result<(), String>>,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -55,14 +61,18 @@ impl<R: Runner> Desk<R> {
             on_gone: Box::new(on_gone),
             backups: Mutex::default(),
             exports: Mutex::default(),
+            ended_backups: Ended::default(),
+            ended_exports: Ended::default(),
             locks: Mutex::default(),
         });
         for record in records::all(&desk.settings.run_dir)? {
+            crash::point!("host.desk.adopting");
             match record {
                 Record::Backup(open) => desk.adopt_backup(open).await,
                 Record::Export(open) => desk.adopt_export(open).await,
             }
         }
+        crash::point!("host.desk.open");
         Ok(desk)
     }
 

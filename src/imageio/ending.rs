@@ -15,7 +15,8 @@ use super::desk::held;
 use super::records::{self, OpenBackup, Record};
 use super::refuse::Error;
 use super::running;
-use crate::host::Runner;
+use crate::crash;
+use crate::host::{self, Runner};
 
 impl<R: Runner> Desk<R> {
     /// Ends everything but the bitmaps, and forgets it.
@@ -32,25 +33,22 @@ impl<R: Runner> Desk<R> {
             return Ok(());
         }
         let (virsh, instance) = (self.virsh(), &open.request.instance);
-        let runs = async || {
-            let job = virsh.backup_job(instance).await?;
-            Ok::<_, Error>(job.is_some_and(|job| ours(&job, &open.socket)))
-        };
-        if !runs().await? {
-            return Ok(());
-        }
-        if let Err(error) = virsh.abort_job(instance).await {
-            // it may have ended by itself just now
-            return if runs().await? { Err(error.into()) } else { Ok(()) };
-        }
-        // libvirt answers before qemu has done it
         let until = Instant::now() + ABORT;
-        while runs().await? {
+        let mut refused = host::Error::Busy("its backup job does not end".into());
+        while virsh.backup_job(instance).await?.is_some_and(|job| ours(&job, &open.socket)) {
             if Instant::now() > until {
-                return Err(Error::Conflict("the backup job of the domain does not end"));
+                return Err(refused.into());
             }
+            // libvirt answers before the job has ended; if it dies then, the job is there when it is back
+            match virsh.abort_job(instance).await {
+                Ok(()) | Err(host::Error::NoDomain) => {}
+                Err(error @ host::Error::Away(_)) => return Err(error.into()),
+                Err(error) => refused = error,
+            }
+            crash::point!("host.backup.aborting");
             sleep(LOOK_AGAIN).await;
         }
+        crash::point!("host.backup.aborted");
         Ok(())
     }
 
@@ -60,6 +58,7 @@ impl<R: Runner> Desk<R> {
             result = result.and(disk.server.stop().await);
             disk.scratch.as_deref().inspect(|file| records::discard(file));
         }
+        crash::point!("host.backup.stopped");
         records::discard(&open.socket);
         running::discard_orders(&open.socket);
         result
@@ -76,6 +75,7 @@ impl<R: Runner> Desk<R> {
             tracing::warn!(backup = open.id, %error, "a dead backup's export did not end cleanly");
         }
         self.unmake(open).await;
+        crash::point!("host.backup.unmade");
         records::forget(&self.settings.run_dir, &Record::Backup(open.clone()));
         true
     }
@@ -136,6 +136,6 @@ impl<R: Runner> Desk<R> {
 
 /// Qemu ends its jobs at once, unless the storage hangs.
 const ABORT: Duration = Duration::from_secs(30);
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Libvirt comes back, or a job that was ordered too late has begun, within this time.
-const PAUSE: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_secs(5);

@@ -11,6 +11,7 @@ use super::desk::{checked, held};
 use super::pools;
 use super::records::{self, OpenExport, Record, Server};
 use super::refuse::Error;
+use crate::crash;
 use crate::host::qemu_nbd::{self, Access};
 use crate::host::{Runner, qcow2, qemu_img};
 
@@ -28,6 +29,7 @@ impl<R: Runner> Desk<R> {
                 _ => Err(Error::Conflict("the export is open for something else")),
             };
         }
+        self.ended_exports.forget(id);
         let chain = pools::chain(&self.settings, &self.runner, &request.volume).await?;
         let (target, size) = (chain.top()?.path.clone(), chain.size);
         let _file = self.lock(format!("file {}", target.display())).await;
@@ -50,12 +52,15 @@ impl<R: Runner> Desk<R> {
             request,
         };
         records::keep(&self.settings.run_dir, &Record::Export(open.clone()))?;
+        crash::point!("host.export.recorded");
         match self.start_export(&open, size).await {
             Ok(answer) => {
+                crash::point!("host.export.started");
                 open.answer = Some(answer.clone());
                 // in the map first: whatever runs can be ended
                 held(&self.exports).insert(id.to_owned(), open.clone());
                 records::keep(&self.settings.run_dir, &Record::Export(open))?;
+                crash::point!("host.export.kept");
                 Ok(answer)
             }
             Err(error) => {
@@ -68,7 +73,13 @@ impl<R: Runner> Desk<R> {
     pub(super) async fn end_export(&self, id: &str, commit: bool) -> Result<ExportEnd, Error> {
         checked(id)?;
         let _lock = self.lock(format!("export {id}")).await;
-        let Some(open) = held(&self.exports).get(id).cloned() else { return Ok(ExportEnd { found: false }) };
+        let Some(open) = held(&self.exports).get(id).cloned() else {
+            return match self.ended_exports.of(id).filter(|_| commit) {
+                Some(Ok(())) => Ok(ExportEnd { found: true }),
+                Some(Err(why)) => Err(Error::Ended(why)),
+                None => Ok(ExportEnd { found: false }),
+            };
+        };
         if let Some(answer) = &open.answer {
             (self.on_gone)(&answer.url);
         }
@@ -76,9 +87,14 @@ impl<R: Runner> Desk<R> {
             (Some(upload), true) => self.commit(&open, upload).await,
             _ => Ok(()),
         };
-        let cleared = self.clear_export(&open).await;
+        crash::point!("host.export.ending");
+        let ended = committed.and(self.clear_export(&open).await);
+        if commit {
+            self.ended_exports.note(id, ended.as_ref().copied().map_err(ToString::to_string));
+        }
         held(&self.exports).remove(id);
-        committed.and(cleared).map(|()| ExportEnd { found: true })
+        crash::point!("host.export.ended");
+        ended.map(|()| ExportEnd { found: true })
     }
 
     pub(super) async fn adopt_export(self: &Arc<Self>, open: OpenExport) {
@@ -131,17 +147,20 @@ impl<R: Runner> Desk<R> {
         qcow2::stands_alone(&header)?;
         qemu_img::info(&self.runner, upload, "qcow2").await?.check_upload(size)?;
         File::open(upload)?.sync_all()?;
+        crash::point!("host.export.checked");
         // an instance that was started meanwhile would go on writing to a file without a name
         qemu_img::unused(&self.runner, &open.target).await?;
         std::fs::rename(upload, &open.target)?;
         if let Some(directory) = open.target.parent() {
             File::open(directory)?.sync_all()?;
         }
+        crash::point!("host.export.renamed");
         Ok(())
     }
 
     async fn clear_export(&self, open: &OpenExport) -> Result<(), Error> {
         let stopped = open.server.stop().await;
+        crash::point!("host.export.stopped");
         if let Some(upload) = &open.upload {
             records::discard(upload);
         }

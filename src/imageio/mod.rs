@@ -13,6 +13,7 @@ mod config;
 mod control;
 mod daemon;
 mod desk;
+mod ended;
 mod ending;
 mod exports;
 mod extent;

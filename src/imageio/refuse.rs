@@ -27,6 +27,9 @@ pub enum Error {
     Io(#[from] std::io::Error),
     #[error("a record could not be kept: {0}")]
     Record(#[from] serde_json::Error),
+    /// What was said the first time, to who asks again.
+    #[error("{0}")]
+    Ended(String),
     #[error("the work was cut off")]
     CutOff,
 }
@@ -44,7 +47,7 @@ impl Error {
                 host::Error::Busy(_) | host::Error::Locked(_) => Cause::Conflict,
                 host::Error::NoSpace(_) => Cause::NoSpace,
                 host::Error::Image(_) => Cause::Forbidden,
-                host::Error::Run(host::RunError::Deadline { .. }) => Cause::Timeout,
+                host::Error::Away(_) | host::Error::Run(host::RunError::Deadline { .. }) => Cause::Timeout,
                 _ => Cause::Failed,
             },
             Self::Io(error) => match error.kind() {
@@ -53,7 +56,7 @@ impl Error {
                 std::io::ErrorKind::AlreadyExists => Cause::Conflict,
                 _ => Cause::Failed,
             },
-            Self::Record(_) | Self::Export(_) | Self::CutOff => Cause::Failed,
+            Self::Record(_) | Self::Export(_) | Self::Ended(_) | Self::CutOff => Cause::Failed,
         }
     }
 }

@@ -15,6 +15,7 @@ use super::live::{self, Live};
 use super::records::{self, OpenBackup, OpenDisk, Record, Server};
 use super::refuse::Error;
 use super::watch;
+use crate::crash;
 use crate::host::{self, Runner, xml};
 
 impl<R: Runner> Desk<R> {
@@ -52,6 +53,7 @@ impl<R: Runner> Desk<R> {
         // from here on a crash finds what is to be undone
         open.frozen = request.freeze;
         records::keep(&self.settings.run_dir, &Record::Backup(open.clone()))?;
+        crash::point!("host.backup.recorded");
         let found: Vec<_> = request.disks.iter().zip(&lives).collect();
         let verdicts = self.judge_running(&request, &all, &found).await?;
         self.begin_job(open, &all, &found, &verdicts).await?;
@@ -113,7 +115,9 @@ impl<R: Runner> Desk<R> {
             }
             _ => None,
         };
+        crash::point!("host.backup.ordered");
         let begun = self.frozen(open, virsh.begin_backup(instance, &order, checkpoint.as_deref())).await;
+        crash::point!("host.backup.begun");
         records::discard(&order);
         checkpoint.as_deref().inspect(|path| records::discard(path));
         begun?;

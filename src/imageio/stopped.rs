@@ -14,6 +14,7 @@ use super::judge::{self, Sight, Verdict};
 use super::pools::{self, Chain};
 use super::records::{self, OpenBackup, OpenDisk, Record, Server, Stamp};
 use super::refuse::Error;
+use crate::crash;
 use crate::host::qemu_nbd::{self, Access};
 use crate::host::{self, Runner, qemu_img};
 
@@ -33,10 +34,12 @@ impl<R: Runner> Desk<R> {
         }
         // from here on a crash finds what is to be undone
         records::keep(&self.settings.run_dir, &Record::Backup(open.clone()))?;
+        crash::point!("host.backup.noted");
         if let Some(new) = &request.checkpoint {
             for chain in &chains {
                 self.sweep_stopped(chain, new, &request).await?;
                 qemu_img::add_bitmap(&self.runner, &chain.top()?.path, new).await?;
+                crash::point!("host.backup.marked");
             }
         }
         for (disk, chain) in open.disks.iter_mut().zip(&chains) {
@@ -59,6 +62,7 @@ impl<R: Runner> Desk<R> {
         }
         self.still_stopped(&request).await?;
         records::keep(&self.settings.run_dir, &Record::Backup(open.clone()))?;
+        crash::point!("host.backup.stamped");
         let mut served = Vec::new();
         for (wanted, server, chain, verdict) in exports {
             let order = qemu_nbd::Order {
@@ -69,6 +73,7 @@ impl<R: Runner> Desk<R> {
                 pid: &server.pid,
             };
             qemu_nbd::start(&self.runner, order).await?;
+            crash::point!("host.backup.served");
             let url = format!("nbd:unix:{}", server.socket.display());
             let (size, dirty) = offered(&url).await?;
             if size != chain.size {

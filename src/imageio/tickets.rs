@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::api::Ticket;
 use super::reply::{self, Failure};
 use super::ticket::Tickets;
+use crate::crash;
 
 /// The routes; `remove_timeout` bounds how long a DELETE waits for running work.
 pub fn routes(tickets: Tickets, remove_timeout: Duration) -> Router {
@@ -53,6 +54,7 @@ async fn install(State(control): State<Control>, body: Bytes) -> Result<Response
         return Err(Failure::bad_request("Ticket id is required"));
     }
     tracing::info!(?ticket, "ticket installed");
+    crash::point!("host.ticket.installing");
     control.tickets.install(ticket).map_err(|error| Failure::new(StatusCode::CONFLICT, error.to_string()))?;
     Ok(reply::empty(StatusCode::OK))
 }
@@ -89,6 +91,7 @@ async fn extend(
 }
 
 async fn remove(State(control): State<Control>, Path(id): Path<String>) -> Result<Response, Failure> {
+    crash::point!("host.ticket.removing");
     match control.tickets.cancel(&id, control.remove_timeout).await {
         Ok(()) => Ok(reply::empty(StatusCode::NO_CONTENT)),
         Err(busy) => Err(Failure::new(StatusCode::CONFLICT, busy.to_string())),

@@ -8,6 +8,7 @@ use super::api::{Volume, VolumeRef, VolumeRequest};
 use super::desk::held;
 use super::refuse::Error;
 use super::{pools, records};
+use crate::crash;
 use crate::host::{Runner, qemu_img};
 
 impl<R: Runner> Desk<R> {
@@ -27,6 +28,7 @@ impl<R: Runner> Desk<R> {
             // a squashed root may not; then libvirt relabels at the start
             std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid())).ok();
         }
+        crash::point!("host.volume.created");
         let made = match qemu_img::create(&self.runner, &path, request.size).await {
             Ok(()) => file.sync_all().map_err(Error::from),
             Err(error) => Err(error.into()),
@@ -35,6 +37,7 @@ impl<R: Runner> Desk<R> {
             records::discard(&path);
             return Err(error);
         }
+        crash::point!("host.volume.made");
         self.volume(&path, name).await
     }
 
@@ -52,6 +55,7 @@ impl<R: Runner> Desk<R> {
         if exported || backed_up {
             return Err(Error::Conflict("the volume has an export"));
         }
+        crash::point!("host.volume.deleting");
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),

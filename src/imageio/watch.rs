@@ -13,6 +13,7 @@ use crate::host::Runner;
 
 pub(super) fn begin<R: Runner>(desk: Arc<Desk<R>>, id: String) {
     tokio::spawn(async move {
+        let mut away = 0;
         for tick in 1u64.. {
             sleep(Duration::from_secs(1)).await;
             let Some(open) = held(&desk.backups).get(&id).cloned() else { return };
@@ -27,7 +28,16 @@ pub(super) fn begin<R: Runner>(desk: Arc<Desk<R>>, id: String) {
             } else if short {
                 Some("too little space for scratch files".to_owned())
             } else if tick.is_multiple_of(SLOW) {
-                desk.doubt(&open).await
+                match desk.doubt(&open).await {
+                    Ok(doubt) => {
+                        away = 0;
+                        doubt
+                    }
+                    Err(error) => {
+                        away += 1;
+                        (away > MOST_AWAY).then(|| error.to_string())
+                    }
+                }
             } else {
                 None
             };
@@ -47,3 +57,5 @@ pub(super) fn free(directory: &Path) -> std::io::Result<u64> {
 
 /// Seconds between two looks that start a program.
 const SLOW: u64 = 5;
+/// Looks at which libvirt may be away: a minute, in which any upgrade has started it again.
+const MOST_AWAY: u32 = 12;

@@ -72,6 +72,7 @@ fn stop() -> anyhow::Result<impl Future<Output = ()> + Send> {
         tokio::spawn(async {
             if let Ok(second) = super::asked_to_stop() {
                 second.await;
+                #[expect(clippy::disallowed_methods, reason = "that is what a second signal asks for")]
                 std::process::exit(i32::from(INTERRUPTED));
             }
         });

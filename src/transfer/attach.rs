@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::cloudstack::types::{VirtualMachine, Volume};
 use crate::cloudstack::{Owned, Params};
+use crate::crash;
 use crate::state::TransferPhase;
 
 use super::core::{Core, Who};
@@ -42,7 +43,10 @@ impl Core {
             _ => {}
         }
         self.hand_over(&who, &volume, &vm).await?;
-        match client.run("attachVolume", params).await {
+        crash::point!("gateway.attach.asking");
+        let attached = client.run("attachVolume", params).await;
+        crash::point!("gateway.attach.attached");
+        match attached {
             Ok(_) => Ok(()),
             Err(error) => {
                 // Asked twice at once, the second job fails: what counts is where the disk is now.

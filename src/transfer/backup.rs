@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
+use crate::crash;
 use crate::imageio::api;
 use crate::state::{self, Backup, BackupDisk, BackupPhase, Source, TransferPhase, now_ms};
 
@@ -109,6 +110,7 @@ impl Core {
             }
             Err(error) => return Err(error.into()),
         }
+        crash::point!("gateway.backup.inserted");
         self.touch(&id);
         let core = self.clone();
         self.spawn(async move { core.drive_backup(&id).await });
@@ -188,8 +190,10 @@ impl Core {
 
     /// Ends a backup that its client is done with, and says whether it can be trusted.
     pub(super) async fn end_backup(self: Arc<Self>, id: &str) {
+        crash::point!("gateway.backup.finalizing");
         match self.verdict(id).await {
             Ok(()) => {
+                crash::point!("gateway.backup.judged");
                 let done = self.move_backup(id, BackupEvent::EndedClean, |row| row.open = false).await;
                 if let Err(error) = done {
                     tracing::error!(backup = id, %error, "a finished backup could not be noted");
@@ -207,10 +211,12 @@ impl Core {
         let hosts = self.hosts()?;
         let host = backup.host_address.clone().unwrap_or_default();
         let seen = persist(END, || hosts.backup(&host, id)).await?;
-        let seen = seen.ok_or_else(|| Error::conflict("the host does not know it any more"))?;
+        // one that the host has ended already has a verdict still: its answer was lost, or we were
+        crash::point!("gateway.backup.looked");
         let end = persist(END, || hosts.end_backup(&host, id)).await?;
-        if seen.state == api::BackupState::Failed || !end.clean {
-            let reason = end.reason.or(seen.reason);
+        crash::point!("gateway.backup.ended");
+        if !end.clean || seen.as_ref().is_some_and(|seen| seen.state == api::BackupState::Failed) {
+            let reason = end.reason.or(seen.and_then(|seen| seen.reason));
             let reason = reason.unwrap_or_else(|| "something changed under it".into());
             return Err(Error::conflict(reason));
         }
@@ -261,6 +267,7 @@ impl Core {
         if let Err(error) = self.move_backup(id, BackupEvent::Fail, kept).await {
             tracing::error!(backup = id, %error, "a failure could not be noted");
         }
+        crash::point!("gateway.backup.failing");
         self.clear_or_warn(id).await;
     }
 
@@ -283,6 +290,7 @@ impl Core {
             Err(error) => tracing::warn!(backup = id, %error, "the host is given up"),
             Ok(()) => {}
         }
+        crash::point!("gateway.backup.cleared");
         let closed = Backup { open: false, ..backup.clone() };
         self.parts.store.swap_backup(&backup, &closed).await?;
         self.forget_leases().await;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::crash;
 use crate::imageio::api;
 use crate::state::{Backup, Checkpoint, CheckpointDisk, CheckpointPhase};
 
@@ -131,6 +132,7 @@ impl Core {
             return Err(Error::conflict("a backup of the instance is incremental from this checkpoint"));
         }
         self.parts.store.doom(&id, "its user deleted it").await?;
+        crash::point!("gateway.checkpoint.doomed");
         self.parts.store.mark_deleted(&id, &who.user.account, &who.user.domain_id).await?;
         let core = self.clone();
         let cleaned = self.run(async move { core.forget_bitmaps(&vm).await });
@@ -248,7 +250,9 @@ impl Core {
                 })
                 .collect(),
         };
+        crash::point!("gateway.checkpoint.forgetting");
         let answer = self.hosts()?.delete_checkpoints(&place.address, &request).await;
+        crash::point!("gateway.checkpoint.forgotten");
         self.forget_leases().await;
         let mut all = true;
         for bitmap in answer?.bitmaps {

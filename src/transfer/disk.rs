@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::cloudstack::types::{DiskOffering, StoragePool};
 use crate::cloudstack::{self, Params, Service};
+use crate::crash;
 use crate::imageio::api::{Volume, VolumeRef, VolumeRequest};
 use crate::state::{Disk, now_ms};
 
@@ -66,7 +67,9 @@ impl Core {
             Recipe::Point => Some(self.allocate(making, work).await?),
             Recipe::Import => None,
         };
+        crash::point!("gateway.disk.allocated");
         let volume = self.make_image(making, work).await?;
+        crash::point!("gateway.disk.imaged");
         let (mut id, pointed) = match row {
             Some(id) => (id, false),
             None => match self.import(making, &volume, work).await {
@@ -78,6 +81,7 @@ impl Core {
                 Err(error) => return Err(error),
             },
         };
+        crash::point!("gateway.disk.known");
         let mut update = Params::new().set("id", &id);
         if !pointed {
             update = update.set("path", &volume.path).set("storageid", &making.pool.id).set("state", "Ready");
@@ -88,6 +92,7 @@ impl Core {
         }
         if !pointed || wanted_id.is_some() {
             making.service.own_work().run("updateVolume", update).await?;
+            crash::point!("gateway.disk.pointed");
         }
         if let Some(wanted) = &wanted_id {
             // Where CloudStack ignored the parameter, the id it gave stays the disk's.
@@ -112,6 +117,7 @@ impl Core {
             created_ms: now_ms(),
         };
         self.parts.store.insert_disk(&disk).await?;
+        crash::point!("gateway.disk.kept");
         Ok(id)
     }
 
@@ -231,6 +237,7 @@ impl Core {
             Ok(_) | Err(cloudstack::Error::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
+        crash::point!("gateway.disk.deleted");
         self.note_deleted(&who, &volume.id).await
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::crash;
 use crate::hostlink::HostLink;
 use crate::imageio::api::{ExportRequest, Mode, Pool, VolumeRef};
 use crate::state::{
@@ -105,6 +106,7 @@ impl Core {
             }
             Err(error) => return Err(error.into()),
         }
+        crash::point!("gateway.transfer.inserted");
         let (core, id) = (self.clone(), transfer.id.clone());
         self.spawn(async move { core.drive_transfer(&id).await });
         Ok(transfer)
@@ -181,11 +183,13 @@ impl Core {
             let export = persist(INSTALL, || self.export(hosts, &transfer)).await?;
             transfer.size = export.size;
             transfer.export_url = Some(export.url);
+            crash::point!("gateway.transfer.exported");
         }
         let Some(ticket) = ticket::ticket(&self.parts.secret, &transfer) else {
             return Err(Error::conflict("the host named no export"));
         };
         persist(INSTALL, || hosts.put_ticket(&transfer.host_address, &ticket)).await?;
+        crash::point!("gateway.transfer.ticketed");
         let moved = self
             .move_transfer(id, TransferEvent::Installed, |row| {
                 row.size = transfer.size;
@@ -193,6 +197,7 @@ impl Core {
                 row.last_active_ms = now_ms();
             })
             .await?;
+        crash::point!("gateway.transfer.transferring");
         if moved.is_none() {
             // Cancelled meanwhile: whoever did so may have cleared away before the ticket was there.
             self.clear_transfer(id).await?;
@@ -241,8 +246,10 @@ impl Core {
 
     /// Ends a transfer that its client called complete.
     pub(super) async fn commit_transfer(self: Arc<Self>, id: &str) {
+        crash::point!("gateway.transfer.finalizing");
         match self.commit(id).await {
             Ok(()) => {
+                crash::point!("gateway.transfer.committed");
                 let done = |row: &mut Transfer| row.open = false;
                 if let Err(error) = self.move_transfer(id, TransferEvent::Committed, done).await {
                     tracing::error!(transfer = id, %error, "a finished transfer could not be noted");
@@ -264,6 +271,7 @@ impl Core {
             self.parts.store.seen_transfer(id, now_ms(), transferred).await?;
         }
         persist(COMMIT, || hosts.delete_ticket(host, &name)).await?;
+        crash::point!("gateway.transfer.unticketed");
         if transfer.backup_id.is_some() {
             return Ok(());
         }
@@ -280,6 +288,7 @@ impl Core {
     pub(super) async fn cancel_transfer(self: Arc<Self>, id: &str) -> Result<Transfer, Error> {
         let moved = self.move_transfer(id, TransferEvent::CancelByUser, |_| ()).await?;
         let Some(transfer) = moved else { return self.transfer_row(id).await };
+        crash::point!("gateway.transfer.cancelled");
         let (core, id) = (self.clone(), transfer.id.clone());
         let cleared = self.run(async move { core.clear_transfer(&id).await });
         // The answer does not wait for a host that is slow; the sweep goes on with it.
@@ -356,6 +365,7 @@ impl Core {
             Err(error) => tracing::warn!(transfer = id, %error, "the host is given up"),
             Ok(()) => {}
         }
+        crash::point!("gateway.transfer.cleared");
         if transfer.phase == TransferPhase::FinalizingFailure {
             self.move_transfer(id, TransferEvent::Cleaned, |row| row.open = false).await?;
         } else {

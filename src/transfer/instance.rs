@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::cloudstack::types::Template;
 use crate::cloudstack::{self, Client, Params};
+use crate::crash;
 
 use super::core::{Core, Who};
 use super::disk::{id_of, unreadable};
@@ -80,7 +81,9 @@ impl Core {
         if let Some(id) = &submitted.id {
             work.instance(self, id).await?;
         }
+        crash::point!("gateway.instance.noted");
         let result = client.finish(&submitted.job).await?;
+        crash::point!("gateway.instance.deployed");
         let id = submitted.id.or_else(|| id_of(&result, "virtualmachine"));
         let id = id.ok_or_else(|| unreadable("deployVirtualMachine"))?;
         if request.template.is_none() {
@@ -89,9 +92,11 @@ impl Core {
             for volume in owned::volumes(client, &vm).await? {
                 work.volume(self, &volume.id).await?;
                 client.run("detachVolume", Params::new().set("id", &volume.id)).await?;
+                crash::point!("gateway.instance.detached");
                 client.run("deleteVolume", Params::new().set("id", &volume.id)).await?;
             }
         }
+        crash::point!("gateway.instance.emptied");
         likeness.finish(self, who, &id).await;
         Ok(id)
     }
@@ -189,10 +194,12 @@ impl Core {
                 params = params.set("volumeids", data.join(","));
             }
         }
+        crash::point!("gateway.instance.destroying");
         match client.run("destroyVirtualMachine", params).await {
             Ok(_) | Err(cloudstack::Error::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
+        crash::point!("gateway.instance.destroyed");
         self.note_deleted(&who, &vm.id).await?;
         if !detach_only {
             for volume in &volumes {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::crash;
 use crate::imageio::api;
 use crate::state::{Backup, BackupDisk, Source};
 
@@ -27,6 +28,7 @@ impl Core {
 
     async fn make_exports(&self, id: &str) -> Result<(), Error> {
         self.move_backup(id, BackupEvent::Begin, |_| ()).await?;
+        crash::point!("gateway.backup.starting");
         let Some(backup) = self.parts.store.backup(id).await? else { return Ok(()) };
         let disks = self.parts.store.backup_disks(id).await?;
         let chain = self.chain(&backup.vm_id).await?;
@@ -34,6 +36,7 @@ impl Core {
         let hosts = self.hosts()?;
         let host = backup.host_address.clone().unwrap_or_default();
         let made = persist(START, || hosts.start_backup(&host, id, &request)).await?;
+        crash::point!("gateway.backup.asked");
         self.exported(&backup, &made).await
     }
 
@@ -110,6 +113,7 @@ impl Core {
         if let Some(checkpoint) = &backup.to_checkpoint {
             self.parts.store.recorded(checkpoint, &recorded).await?;
         }
+        crash::point!("gateway.backup.exported");
         let none = recorded.is_empty();
         let noted = |row: &mut Backup| {
             if none {
@@ -119,6 +123,7 @@ impl Core {
         if self.move_backup(id, BackupEvent::Exported, noted).await?.is_none() {
             self.clear_backup(id).await?;
         }
+        crash::point!("gateway.backup.ready");
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use tracing::warn;
 
+use crate::crash;
 use crate::imageio::api::{BackupState, TicketInfo};
 use crate::state::{Backup, BackupPhase, Direction, Source, TimeoutPolicy, Transfer, TransferPhase, now_ms};
 
@@ -17,12 +18,16 @@ impl Core {
     /// At start: undoes half-made work and takes up every open backup and transfer, so that what a
     /// client is told from the first answer on is true.
     pub(super) async fn reconcile(self: &Arc<Self>) -> Result<(), Error> {
+        crash::point!("gateway.reconcile.began");
         self.undo_everything().await?;
+        crash::point!("gateway.reconcile.undone");
         let backups = self.parts.store.open_backups().await?;
         each(backups, |backup| self.clone().resume_backup(backup)).await;
+        crash::point!("gateway.reconcile.backups");
         let transfers = self.parts.store.open_transfers().await?;
         each(transfers, |transfer| self.clone().resume_transfer(transfer)).await;
         self.forget_leases().await;
+        crash::point!("gateway.reconcile.done");
         Ok(())
     }
 

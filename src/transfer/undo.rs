@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::cloudstack::{self, Client, Params, Submitted};
+use crate::crash;
 use crate::imageio::api::{Pool, VolumeRef};
 use crate::state::{Step, StepKind};
 
@@ -76,7 +77,10 @@ impl Work {
     ) -> Result<Submitted, Error> {
         let job = uuid::Uuid::new_v4().to_string();
         self.note(core, StepKind::Job, &job).await?;
-        Ok(client.submit(command, params.set("customjobid", job)).await?)
+        crash::point!("gateway.work.noted");
+        let submitted = client.submit(command, params.set("customjobid", job)).await?;
+        crash::point!("gateway.work.submitted");
+        Ok(submitted)
     }
 
     pub(super) async fn volume(&mut self, core: &Core, id: &str) -> Result<(), Error> {
@@ -104,6 +108,7 @@ impl Work {
             Ok(_) => core.parts.store.forget_steps(&self.id).await?,
             Err(error) => {
                 warn!(%error, "half-made work is undone");
+                crash::point!("gateway.work.undoing");
                 core.undo(Some(&self.id)).await?;
             }
         }
@@ -136,7 +141,9 @@ impl Core {
             if work.is_none() && self.working.has(&step.work) {
                 continue;
             }
-            match self.undo_step(&step).await {
+            let undone = self.undo_step(&step).await;
+            crash::point!("gateway.work.undone");
+            match undone {
                 Ok(()) => self.parts.store.forget_step(&step).await?,
                 Err(error) => {
                     done = false;

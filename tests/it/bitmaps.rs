@@ -424,8 +424,8 @@ async fn an_agent_that_does_not_answer_is_not_waited_for() {
 /// could keep that.
 fn unanswered(bench: &Bench) {
     let runs = std::fs::read_dir(bench.dir.path().join("run")).expect("run");
-    let record = runs.map(|entry| entry.expect("entry").path());
-    let record = record.filter(|path| path.extension().is_some_and(|end| end == "json")).next();
+    let mut records = runs.map(|entry| entry.expect("entry").path());
+    let record = records.find(|path| path.extension().is_some_and(|end| end == "json"));
     let record = record.expect("a record");
     let mut kept: Value = serde_json::from_slice(&std::fs::read(&record).expect("record")).expect("JSON");
     kept["backup"]["answer"] = Value::Null;

@@ -11,6 +11,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // nbd: to read and write the images of its own that qemu-nbd opens
     ("client", &["host", "nbd", "pki"]),
     ("cloudstack", &[]),
+    ("crash", &[]),
     ("config", &["auth", "cloudstack", "hostlink", "imageio", "log", "state", "transfer"]),
     ("doctor", &["auth", "cloudstack", "hostlink"]),
     // hostlink: its errors only, which reach the gateway inside those of transfer

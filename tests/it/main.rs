@@ -10,6 +10,7 @@ mod client;
 mod cloudstack;
 mod codec;
 mod costs;
+mod crash_points;
 mod curl;
 mod doctor;
 mod doctor_endpoint;
