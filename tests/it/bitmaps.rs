@@ -1,6 +1,7 @@
 //! Incremental backups on real libvirt and real images: whatever happens in between, no changed block is
 //! missed, and what cannot be vouched for is full.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
@@ -566,10 +567,11 @@ async fn a_disk_that_somebody_writes_to_stops_the_whole_backup() {
     let (socket, file) = (text(&socket), text(&pid));
     ok("qemu-nbd", &["--fork", "--persistent", "-f", "qcow2", "-k", &socket, "--pid-file", &file, &image]);
     let (status, refusal) = bench.begin(&[0, 1], Some(&first)).await;
-    ok("kill", &[std::fs::read_to_string(&pid).expect("pid").trim()]);
+    let other = std::fs::read_to_string(&pid).expect("pid");
+    ok("kill", &[other.trim()]);
     assert_eq!((status, &refusal["cause"]), (StatusCode::CONFLICT, &json!("conflict")), "{refusal}");
     assert_eq!((bench.left(), bench.sound(0).await), (0, vec![first.name.clone()]));
-    while pid.exists() {
+    while Path::new("/proc").join(other.trim()).exists() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let next = bench.backup(&[0, 1], Some(&first)).await;

@@ -237,7 +237,7 @@ async fn a_flipped_bit_in_any_file_is_found() {
     let place = bytes.windows(32).position(|window| window == needle).expect("the guest's data");
     bytes[place] ^= 1;
     fs::write(&full, &bytes).expect("write");
-    site.write(2 * MIB, &pattern(3, 65536)).await;
+    site.write(MIB / 2, &pattern(3, 65536)).await;
     let refused = failed(&mut site.backup(&["--incremental"]), 1);
     assert!(refused.contains("content from byte 0"), "{refused}");
     let refused = failed(&mut site.restore("never", &[]), 1);

@@ -18,7 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("gateway", &["auth", "cloudstack", "hostlink", "imageio", "map", "model", "serve", "state", "transfer"]),
     ("host", &[]),
     ("hostlink", &["imageio", "tls"]),
-    ("imageio", &["host", "log", "nbd", "serve", "tls"]),
+    ("imageio", &["crash", "host", "log", "nbd", "serve", "tls"]),
     ("lib", &[]),
     ("log", &[]),
     ("map", &["cloudstack", "model"]),
@@ -29,7 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("simulator", &["host", "serve"]),
     ("state", &[]),
     ("tls", &["serve"]),
-    ("transfer", &["auth", "cloudstack", "hostlink", "imageio", "map", "state"]),
+    ("transfer", &["auth", "cloudstack", "crash", "hostlink", "imageio", "map", "state"]),
 ];
 
 /// Modules of which only a part may be named by others than the roles.

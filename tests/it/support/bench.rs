@@ -293,7 +293,11 @@ impl Bench {
         let overlay = self.disks[disk].file.with_extension("overlay");
         let place = format!("{},file={}", self.disks[disk].target, text(&overlay));
         if self.runs() {
-            let more = ["s", "--disk-only", "--no-metadata", "--diskspec", &place];
+            let others = self.disks.iter().map(|drive| &drive.target);
+            let others = others.filter(|target| **target != self.disks[disk].target);
+            let others: Vec<_> = others.map(|target| format!("{target},snapshot=no")).collect();
+            let mut more = vec!["s", "--disk-only", "--no-metadata", "--diskspec", &place];
+            more.extend(others.iter().flat_map(|other| ["--diskspec", other]));
             self.virsh("snapshot-create-as", &more);
         } else {
             let base = text(&self.disks[disk].file);
