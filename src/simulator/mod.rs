@@ -8,6 +8,10 @@ mod accounts;
 mod apis;
 mod cards;
 mod cloud;
+mod control;
+mod copies;
+mod creation;
+mod deploy;
 mod domain;
 mod fault;
 mod images;
@@ -15,12 +19,18 @@ mod instances;
 mod layers;
 mod lists;
 mod load;
+mod monitor;
 mod moves;
+mod objects;
+mod past;
+mod power;
 mod rows;
 mod seed;
 mod server;
+mod sites;
 mod snapshots;
 mod stored;
+mod tags;
 mod volumes;
 mod wire;
 mod world;
@@ -53,7 +63,11 @@ pub struct Config {
     pub latency: Duration,
     /// How long a VM snapshot waits for a backup job to end.
     pub snapshot_wait: Duration,
+    /// How long an instance whose qemu died is still called running.
+    pub lag: Duration,
     pub version: Version,
+    /// `instance.name` of a new world: several worlds on one libvirt need several.
+    pub instance_name: String,
     /// Of a new world; the second and all others are in a second cluster, at 127.0.0.2 and so on.
     pub hosts: u8,
     /// Management servers behind the one address.
@@ -109,7 +123,11 @@ impl Simulator {
         let state = dir.join("state.json");
         let known = World::load(&state).map_err(at(&state))?;
         let fresh = known.is_none();
-        let mut world = known.unwrap_or_else(|| seed::world(&dir, config.instances, config.hosts));
+        let mut world = known.unwrap_or_else(|| {
+            let mut world = seed::world(&dir, config.instances, config.hosts);
+            world.instance_name.clone_from(&config.instance_name);
+            world
+        });
         match fresh {
             true => furnish(&mut world).await?,
             false => world.fail_lost_jobs(),
@@ -132,9 +150,9 @@ impl Simulator {
         let first = world.vms.values().find(|vm| vm.name == "writer").map(|vm| vm.id.clone());
         let cloud = Arc::new(Cloud::new(world, dir, libvirt, &config));
         cloud.faults.set(config.faults.iter().map(String::as_str))?;
-        cloud.look().await;
+        cloud.look(Duration::ZERO).await;
         if let Some(first) = first.filter(|_| fresh) {
-            cloud.power_on(&first).await.map_err(|refusal| Error::Start(refusal.text))?;
+            cloud.power_on(&first, None).await.map_err(|refusal| Error::Start(refusal.text))?;
         }
         Ok(Self { listener, address, cloud })
     }
@@ -163,7 +181,7 @@ impl Simulator {
         let watch = async {
             loop {
                 tokio::time::sleep(LOOK).await;
-                watched.look().await;
+                watched.look(watched.lag).await;
             }
         };
         let told = async {
@@ -174,15 +192,7 @@ impl Simulator {
             _ = async { tokio::join!(serve, told) } => {}
             () = watch => {}
         }
-        let running: Vec<String> = {
-            let world = self.cloud.world();
-            world.vms.values().filter(|vm| vm.state == "Running").map(|vm| vm.id.clone()).collect()
-        };
-        for vm in running {
-            if let Err(refusal) = self.cloud.power_off(&vm).await {
-                tracing::warn!(vm, text = refusal.text, "a domain was left behind");
-            }
-        }
+        self.cloud.end().await;
         Ok(())
     }
 }
@@ -216,5 +226,5 @@ async fn furnish(world: &mut World) -> Result<(), Error> {
     Ok(())
 }
 
-/// How soon a domain that died is noticed.
-const LOOK: Duration = Duration::from_secs(3);
+/// How often domains are looked for.
+const LOOK: Duration = Duration::from_secs(1);
