@@ -90,6 +90,9 @@ pub struct Simulator {
     /// Seconds that a VM snapshot waits for a backup to end before it fails.
     #[arg(long, value_name = "S", default_value_t = 30)]
     pub snapshot_wait: u64,
+    /// Seconds until an instance whose qemu died is noticed.
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    pub lag: u64,
     /// CloudStack's setting instance.name: the end of every domain's name, in a new world.
     #[arg(long, value_name = "NAME", default_value = "VM")]
     pub instance_name: String,

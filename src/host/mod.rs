@@ -8,6 +8,7 @@ mod child;
 mod error;
 mod local;
 pub mod qcow2;
+pub mod qemu;
 pub mod qemu_img;
 pub mod qemu_nbd;
 pub mod virsh;

@@ -20,6 +20,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
             libvirt_uri: options.libvirt_uri,
             latency: Duration::from_millis(options.latency_ms),
             snapshot_wait: Duration::from_secs(options.snapshot_wait),
+            lag: Duration::from_secs(options.lag),
             version,
             instance_name: options.instance_name,
             hosts: options.hosts,

@@ -1,4 +1,4 @@
-//! The cards that a deployment asks for: networks, with addresses that must be free.
+//! Cards: those that a deployment asks for, with addresses that must be free, and those that come and go.
 
 use super::seed;
 use super::wire::{Params, Refusal};
@@ -80,6 +80,50 @@ pub fn make(world: &World, wanted: &Wanted, number: u64, device: u32) -> Nic {
     nic.mac = wanted.mac.clone().unwrap_or(nic.mac);
     nic.ip = wanted.ip.clone().unwrap_or(nic.ip);
     nic
+}
+
+/// A card more, one less, or another that is the first.
+pub fn change(world: &mut World, params: &Params, vm: &str) -> Result<(), Refusal> {
+    match params.command() {
+        "addNicToVirtualMachine" => add(world, params, vm),
+        command => {
+            let wanted = params.text("nicid").unwrap_or_default().to_owned();
+            let Some(vm) = world.vms.get_mut(vm) else { return Ok(()) };
+            let Some(nic) = vm.nics.iter().find(|nic| nic.id == wanted) else {
+                return Err(Refusal::no_such(command, "nicid", &wanted));
+            };
+            match command {
+                "removeNicFromVirtualMachine" if nic.default => {
+                    return Err(Refusal::new(431, "Unable to remove the default NIC from the instance"));
+                }
+                "removeNicFromVirtualMachine" => vm.nics.retain(|nic| nic.id != wanted),
+                _ => vm.nics.iter_mut().for_each(|nic| nic.default = nic.id == wanted),
+            }
+            Ok(())
+        }
+    }
+}
+
+fn add(world: &mut World, params: &Params, vm: &str) -> Result<(), Refusal> {
+    let network = params.text("networkid").unwrap_or_default().to_owned();
+    if !world.networks.iter().any(|row| row.id == network) {
+        return Err(Refusal::no_such("addNicToVirtualMachine", "networkid", &network));
+    }
+    let (number, device) = world.vms.get(vm).map_or((0, 0), |vm| (vm.number, vm.nics.len()));
+    let wanted = Wanted {
+        network: network.clone(),
+        ip: params.text("ipaddress").map(str::to_owned),
+        mac: params.text("macaddress").map(str::to_owned),
+    };
+    check(world, &wanted, 530)?;
+    let mut nic = make(world, &wanted, number, u32::try_from(device).unwrap_or(0));
+    let Some(vm) = world.vms.get_mut(vm) else { return Ok(()) };
+    if vm.nics.iter().any(|known| known.network == network) {
+        return Err(Refusal::new(530, "A NIC already exists for VM in network"));
+    }
+    nic.default = vm.nics.is_empty();
+    vm.nics.push(nic);
+    Ok(())
 }
 
 const MOST: usize = 64;

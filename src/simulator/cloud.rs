@@ -4,17 +4,18 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::sync::OwnedMutexGuard;
 
 use super::apis::Version;
-use super::domain::{self, Libvirt};
+use super::domain::Libvirt;
 use super::fault::{self, Faults};
 use super::load::Load;
 use super::wire::{Params, Refusal};
 use super::world::{Account, Job, World, id, now};
-use super::{images, instances, moves, snapshots, volumes};
+use super::{copies, instances, moves, snapshots, volumes};
 
 pub struct Cloud {
     world: Mutex<World>,
@@ -33,8 +34,14 @@ pub struct Cloud {
     pub dir: PathBuf,
     pub libvirt: Option<Libvirt>,
     pub latency: Duration,
-    /// How long a VM snapshot waits for a backup job to end.
+    /// How long a snapshot waits for a backup job to end.
     pub snapshot_wait: Duration,
+    /// How long a dead instance is still called running.
+    pub lag: Duration,
+    /// Instances without a domain, and since when.
+    missed: Mutex<HashMap<String, Instant>>,
+    /// One job of an instance at a time, as CloudStack's queue has it.
+    turns_of: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// A login's.
@@ -64,6 +71,9 @@ impl Cloud {
             libvirt,
             latency: config.latency,
             snapshot_wait: config.snapshot_wait,
+            lag: config.lag,
+            missed: Mutex::default(),
+            turns_of: Mutex::default(),
         }
     }
 
@@ -86,6 +96,36 @@ impl Cloud {
 
     pub fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn missed(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The instance that a job changes, by what it is about.
+    fn vm_of(&self, params: &Params, about: &str) -> Option<String> {
+        let world = self.world();
+        let volume = |id: &str| world.volumes.get(id)?.vm.clone();
+        let snapshot = world.snapshots.iter().find(|row| row.id == about).map(|row| row.vm.clone());
+        let copy = world.volume_snapshots.iter().find(|row| row.id == about);
+        let named = params.text("virtualmachineid").map(str::to_owned);
+        let own = world.vms.get(about).map(|vm| vm.id.clone());
+        own.or(snapshot).or_else(|| volume(about)).or_else(|| volume(&copy?.volume)).or(named)
+    }
+
+    /// Whether a job of that instance is under way.
+    pub fn is_busy(&self, vm: &str) -> bool {
+        let turns = self.turns_of.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.get(vm).is_some_and(|turn| turn.try_lock().is_err())
+    }
+
+    /// Waits for the instance's turn, until what this returns is dropped.
+    async fn turn_of(&self, vm: Option<String>) -> Option<OwnedMutexGuard<()>> {
+        let turn = {
+            let mut turns = self.turns_of.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.entry(vm?).or_default().clone()
+        };
+        Some(turn.lock_owned().await)
     }
 
     /// Changes the world and keeps the change.
@@ -116,6 +156,9 @@ impl Cloud {
                 return Ok(prepared);
             }
             if let Some(prepared) = snapshots::prepare(world, caller, &params)? {
+                return Ok(prepared);
+            }
+            if let Some(prepared) = copies::prepare(world, caller, &params)? {
                 return Ok(prepared);
             }
             match moves::prepare(world, caller, &params)? {
@@ -155,6 +198,7 @@ impl Cloud {
         tokio::spawn(async move {
             tokio::time::sleep(JOB_TIME).await;
             let target = target.map(|(_, id)| id).unwrap_or_default();
+            let _turn = cloud.turn_of(cloud.vm_of(&params, &target)).await;
             let outcome = match fault {
                 Some(fault) if fault.prevents() => Ok(Value::Null),
                 _ => cloud.perform(&caller, &params, &target).await,
@@ -183,137 +227,12 @@ impl Cloud {
         if let Some(result) = snapshots::perform(self, caller, params, target).await? {
             return Ok(result);
         }
+        if let Some(result) = copies::perform(self, caller, params, target).await? {
+            return Ok(result);
+        }
         match moves::perform(self, caller, params, target).await? {
             Some(result) => Ok(result),
             None => volumes::perform(self, caller, params, target).await,
-        }
-    }
-
-    /// Makes the file of an `Allocated` volume on a pool: a clone of its template, or an empty image.
-    pub async fn allocate(&self, volume_id: &str, pool: Option<String>) -> Result<(), Refusal> {
-        let internal =
-            |error: images::Error| Refusal::new(530, format!("Failed to create the volume: {error}"));
-        let plan = self.change(|world| {
-            let volume = world.volumes.get(volume_id)?.clone();
-            if volume.path.is_some() {
-                return None;
-            }
-            let pool = volume.pool.clone().or(pool).or_else(|| world.pool_for(&volume));
-            let name = volume.id;
-            let volume = world.volumes.get_mut(volume_id)?;
-            volume.pool = pool;
-            let volume = volume.clone();
-            let pool = world.pool(volume.pool.as_deref()?)?;
-            let template =
-                world.templates.iter().find(|template| volume.template.as_deref() == Some(&template.id));
-            let dir = PathBuf::from(&pool.dir);
-            Some((dir.join(&name), template.map(|template| dir.join(&template.file)), volume))
-        });
-        let Some((path, template, volume)) = plan else { return Ok(()) };
-        match template {
-            Some(template) => images::clone(&template, &path).await.map_err(internal)?,
-            None => images::empty(&path, volume.size).await.map_err(internal)?,
-        }
-        self.change(|world| {
-            if let Some(volume) = world.volumes.get_mut(volume_id) {
-                volume.path = Some(volume.id.clone());
-                volume.state = "Ready".into();
-            }
-        });
-        Ok(())
-    }
-
-    /// Starts an instance: files for its volumes, then its domain.
-    pub async fn power_on(&self, vm: &str) -> Result<(), Refusal> {
-        let volumes: Vec<String> = {
-            let world = self.world();
-            let volumes = world.volumes_of(vm);
-            if !volumes.iter().any(|volume| volume.device == Some(0)) {
-                let text = format!("Unable to create deployment, no usable volumes found for the VM: {vm}");
-                return Err(Refusal::new(530, text));
-            }
-            volumes.iter().map(|volume| volume.id.clone()).collect()
-        };
-        for volume in &volumes {
-            self.allocate(volume, None).await?;
-        }
-        let host = self.world().host_for(vm);
-        let host =
-            host.ok_or_else(|| Refusal::new(530, "Unable to start a VM due to insufficient capacity"))?;
-        if let Some(libvirt) = &self.libvirt {
-            let xml = {
-                let world = self.world();
-                let vm =
-                    world.vms.get(vm).ok_or_else(|| Refusal::no_such("startVirtualMachine", "id", vm))?;
-                domain::xml(&world, vm)
-            };
-            libvirt.start(&xml, &self.dir, vm).await.map_err(|text| {
-                tracing::warn!(text, "a domain could not be created");
-                Refusal::new(
-                    530,
-                    "Unable to start a VM due to insufficient capacity: Unable to create a deployment",
-                )
-            })?;
-        }
-        self.change(|world| {
-            if let Some(vm) = world.vms.get_mut(vm) {
-                vm.state = "Running".into();
-                vm.ever_started = true;
-                vm.host = Some(host);
-            }
-        });
-        Ok(())
-    }
-
-    pub async fn power_off(&self, vm: &str) -> Result<(), Refusal> {
-        if let Some(libvirt) = &self.libvirt {
-            libvirt
-                .destroy(vm)
-                .await
-                .map_err(|text| Refusal::new(530, format!("Failed to stop vm: {text}")))?;
-        }
-        self.change(|world| {
-            if let Some(vm) = world.vms.get_mut(vm) {
-                (vm.state, vm.host) = ("Stopped".into(), None);
-            }
-        });
-        Ok(())
-    }
-
-    /// The domain anew; all the while the instance is `Running`.
-    pub async fn reboot(&self, vm: &str) -> Result<(), Refusal> {
-        let Some(libvirt) = &self.libvirt else { return Ok(()) };
-        let failed = |text: String| Refusal::new(530, format!("Failed to reboot vm: {text}"));
-        let xml = {
-            let world = self.world();
-            world.vms.get(vm).map(|row| domain::xml(&world, row))
-        };
-        libvirt.destroy(vm).await.map_err(failed)?;
-        libvirt.start(&xml.unwrap_or_default(), &self.dir, vm).await.map_err(failed)
-    }
-
-    /// Notices domains that ended by themselves: without an event, as CloudStack does.
-    pub async fn look(&self) {
-        let Some(libvirt) = &self.libvirt else { return };
-        let Ok(running) = libvirt.running().await else { return };
-        let mut gone: Vec<String> = {
-            let world = self.world();
-            let lost = world.vms.values().filter(|vm| vm.state == "Running" && !running.contains(&vm.id));
-            lost.map(|vm| vm.id.clone()).collect()
-        };
-        if gone.is_empty() {
-            return;
-        }
-        // a reboot is no end
-        tokio::time::sleep(SECOND_LOOK).await;
-        let Ok(running) = libvirt.running().await else { return };
-        gone.retain(|id| !running.contains(id));
-        for id in gone {
-            self.change(|world| {
-                if let Some(vm) = world.vms.get_mut(&id) {
-                    (vm.state, vm.host) = ("Stopped".into(), None);
-                }
-            });
         }
     }
 }
@@ -335,4 +254,3 @@ fn class(command: &str) -> String {
 /// How long a job takes at least: clients must wait for it.
 const JOB_TIME: Duration = Duration::from_millis(200);
 const MAX_JOBS: usize = 5000;
-const SECOND_LOOK: Duration = Duration::from_secs(2);

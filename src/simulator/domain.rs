@@ -1,7 +1,8 @@
 //! Running instances as libvirt domains: transient, as CloudStack's agent makes them.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::world::{Vm, Volume, World};
 use crate::host::{Command, Local, Runner};
@@ -29,12 +30,8 @@ impl Libvirt {
         }
     }
 
-    pub async fn start(&self, world_xml: &str, dir: &Path, id: &str) -> Result<(), String> {
-        let path = dir.join(format!("{id}.xml"));
-        std::fs::write(&path, world_xml.replace("@TYPE@", self.kind)).map_err(|error| error.to_string())?;
-        let created = self.virsh(&["create", &path.display().to_string()]).await;
-        let _ = std::fs::remove_file(&path);
-        created.map(drop)
+    pub async fn start(&self, world_xml: &str, dir: &Path) -> Result<(), String> {
+        self.with_file(&["create"], dir, &world_xml.replace("@TYPE@", self.kind), &[]).await
     }
 
     /// A domain that is gone already is stopped.
@@ -62,14 +59,54 @@ impl Libvirt {
 
     /// Grows a disk of a running domain.
     pub async fn resize(&self, id: &str, device: u32, size: u64) -> Result<(), String> {
-        let target = format!("vd{}", char::from(b'a' + u8::try_from(device.min(25)).unwrap_or(0)));
-        self.virsh(&["blockresize", id, &target, &format!("{size}B")]).await.map(drop)
+        self.virsh(&["blockresize", id, &target(device), &format!("{size}B")]).await.map(drop)
+    }
+
+    /// New overlays, as many as there are orders, in one moment; libvirt is left without a memory of it.
+    pub async fn freeze(&self, id: &str, disks: Vec<String>) -> Result<(), String> {
+        let mut args = vec!["snapshot-create-as", id, "--disk-only", "--atomic", "--no-metadata"];
+        disks.iter().for_each(|disk| args.extend(["--diskspec", disk]));
+        self.virsh(&args).await.map(drop)
+    }
+
+    /// Brings what lies on a file of a disk's chain into it: all of it, or one file.
+    pub async fn commit(
+        &self,
+        id: &str,
+        disk: &str,
+        base: &Path,
+        top: Option<&PathBuf>,
+    ) -> Result<(), String> {
+        let base = base.display().to_string();
+        let top = top.map(|top| top.display().to_string());
+        let mut args = vec!["blockcommit", id, disk, "--base", &base, "--wait"];
+        match &top {
+            Some(top) => args.extend(["--top", top]),
+            None => args.extend(["--active", "--pivot"]),
+        }
+        self.slow(&args).await.map(drop)
+    }
+
+    /// A snapshot with memory, inside the images; what libvirt must be told of it after a restart.
+    pub async fn save(&self, id: &str, name: &str) -> Result<String, String> {
+        self.slow(&["snapshot-create-as", id, name]).await?;
+        self.virsh(&["snapshot-dumpxml", id, name, "--security-info"]).await
+    }
+
+    /// Tells a domain that was started anew of a snapshot that its images have.
+    pub async fn remember(&self, id: &str, dir: &Path, snapshot: &str) -> Result<(), String> {
+        self.with_file(&["snapshot-create", id], dir, snapshot, &["--redefine"]).await
     }
 
     async fn with_device(&self, verb: &str, id: &str, dir: &Path, disk: &str) -> Result<(), String> {
-        let path = dir.join(format!("{id}.disk.xml"));
-        std::fs::write(&path, disk).map_err(|error| error.to_string())?;
-        let done = self.virsh(&[verb, id, &path.display().to_string(), "--live"]).await;
+        self.with_file(&[verb, id], dir, disk, &["--live"]).await
+    }
+
+    async fn with_file(&self, before: &[&str], dir: &Path, xml: &str, after: &[&str]) -> Result<(), String> {
+        let path = dir.join(format!("{}.xml", uuid::Uuid::new_v4()));
+        std::fs::write(&path, xml).map_err(|error| error.to_string())?;
+        let file = path.display().to_string();
+        let done = self.virsh(&[before, &[file.as_str()], after].concat()).await;
         let _ = std::fs::remove_file(&path);
         done.map(drop)
     }
@@ -81,7 +118,17 @@ impl Libvirt {
     }
 
     pub async fn virsh(&self, args: &[&str]) -> Result<String, String> {
+        self.run(args, QUICK).await
+    }
+
+    /// What copies data.
+    pub async fn slow(&self, args: &[&str]) -> Result<String, String> {
+        self.run(args, COPY).await
+    }
+
+    async fn run(&self, args: &[&str], deadline: Duration) -> Result<String, String> {
         let command = Command::new("virsh").args(["-q", "-c", &self.uri]).args(args.iter().copied());
+        let command = command.deadline(deadline);
         let output = Local.run_ok(command).await.map_err(|error| error.to_string())?;
         Ok(String::from_utf8_lossy(&output).into_owned())
     }
@@ -106,12 +153,16 @@ pub fn xml(world: &World, vm: &Vm) -> String {
     )
 }
 
+/// The name of a disk in a domain.
+pub fn target(device: u32) -> String {
+    format!("vd{}", char::from(b'a' + u8::try_from(device.min(25)).unwrap_or(0)))
+}
+
 /// One disk of a domain.
 pub fn disk(world: &World, volume: &Volume) -> Option<String> {
     let file = world.file(volume)?.display().to_string();
     let serial: String = volume.id.chars().filter(|c| *c != '-').take(20).collect();
-    let device = u8::try_from(volume.device?).ok()?.min(25);
-    let target = format!("vd{}", char::from(b'a' + device));
+    let target = target(volume.device?);
     Some(format!(
         "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='{}'/>\
          <target dev='{target}' bus='virtio'/><serial>{serial}</serial></disk>",
@@ -122,3 +173,7 @@ pub fn disk(world: &World, volume: &Volume) -> Option<String> {
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;")
 }
+
+/// Libvirt waits half a minute for its own locks.
+const QUICK: Duration = Duration::from_secs(60);
+const COPY: Duration = Duration::from_secs(300);

@@ -43,22 +43,29 @@ pub async fn patterned(path: &Path, size: u64, seed: u64) -> Result<(), Error> {
     let raw = path.with_extension("raw");
     let file = std::fs::File::create(&raw)?;
     file.set_len(size)?;
-    let mut word = seed | 1;
-    for block in [1u64, 3, 10, 11, 40].into_iter().filter(|block| (block + 1) << 20 <= size) {
-        let bytes: Vec<u8> = (0..(1u32 << 20) / 8)
-            .flat_map(|_| {
-                // xorshift: no two blocks alike, the same for the same seed
-                word ^= word << 13;
-                word ^= word >> 7;
-                word ^= word << 17;
-                word.to_le_bytes()
-            })
-            .collect();
-        std::os::unix::fs::FileExt::write_all_at(&file, &bytes, block << 20)?;
+    let blocks = [1u64, 3, 10, 11, 40];
+    let bytes = pattern(seed, blocks.len() << 20);
+    for (block, bytes) in blocks.into_iter().zip(bytes.chunks(1 << 20)) {
+        if (block + 1) << 20 <= size {
+            std::os::unix::fs::FileExt::write_all_at(&file, bytes, block << 20)?;
+        }
     }
     let made = qemu_img(&["convert", "-q", "-f", "raw", "-O", "qcow2"], &[&raw, path]).await;
     std::fs::remove_file(&raw)?;
     made
+}
+
+/// Bytes of which no two blocks are alike, the same for the same seed.
+pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
+    let mut word = seed | 1;
+    let words = std::iter::from_fn(|| {
+        // xorshift
+        word ^= word << 13;
+        word ^= word >> 7;
+        word ^= word << 17;
+        Some(word.to_le_bytes())
+    });
+    words.flatten().take(length).collect()
 }
 
 pub async fn resize(path: &Path, size: u64) -> Result<(), Error> {

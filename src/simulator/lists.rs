@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::apis::{self, Version};
-use super::moves;
 use super::rows::View;
 use super::wire::{Params, Refusal};
 use super::world::{Kind, World};
@@ -63,9 +62,10 @@ pub fn rows(
         "listSnapshots" => {
             let seen = world.volume_snapshots.iter().filter(|snapshot| {
                 world.sees(caller, &snapshot.account)
+                    && in_scope(view, &snapshot.account, params)
                     && params.text("volumeid").is_none_or(|volume| volume == snapshot.volume)
             });
-            ("snapshot", seen.map(moves::row).collect())
+            ("snapshot", seen.map(|row| view.volume_snapshot(row)).collect())
         }
         "listVMSnapshot" => {
             let wanted = |name: &str, value: &str| params.text(name).is_none_or(|text| text == value);
@@ -75,6 +75,7 @@ pub fn rows(
                     && wanted("virtualmachineid", &snapshot.vm)
                     && wanted("vmsnapshotid", &snapshot.id)
                     && wanted("state", &snapshot.state)
+                    && snapshot.state != "Hidden"
             });
             ("vmSnapshot", seen.map(|snapshot| view.snapshot(snapshot)).collect())
         }
@@ -116,7 +117,12 @@ pub fn rows(
             Some("all") if caller.kind == Kind::User => {
                 return Err(Refusal::new(431, "Filter all can be specified by root admin only"));
             }
-            Some(_) => ("template", world.templates.iter().map(|template| view.template(template)).collect()),
+            Some(_) => {
+                let seen = world.templates.iter().filter(|template| {
+                    template.account.as_deref().is_none_or(|owner| world.sees(caller, owner))
+                });
+                ("template", seen.map(|template| view.template(template)).collect())
+            }
         },
         "listUsers" => {
             let users = world.accounts.iter().filter(|account| world.sees(caller, &account.name));

@@ -8,6 +8,10 @@ mod accounts;
 mod apis;
 mod cards;
 mod cloud;
+mod control;
+mod copies;
+mod creation;
+mod deploy;
 mod domain;
 mod fault;
 mod images;
@@ -15,12 +19,18 @@ mod instances;
 mod layers;
 mod lists;
 mod load;
+mod monitor;
 mod moves;
+mod objects;
+mod past;
+mod power;
 mod rows;
 mod seed;
 mod server;
+mod sites;
 mod snapshots;
 mod stored;
+mod tags;
 mod volumes;
 mod wire;
 mod world;
@@ -53,6 +63,8 @@ pub struct Config {
     pub latency: Duration,
     /// How long a VM snapshot waits for a backup job to end.
     pub snapshot_wait: Duration,
+    /// How long an instance whose qemu died is still called running.
+    pub lag: Duration,
     pub version: Version,
     /// `instance.name` of a new world: several worlds on one libvirt need several.
     pub instance_name: String,
@@ -138,9 +150,9 @@ impl Simulator {
         let first = world.vms.values().find(|vm| vm.name == "writer").map(|vm| vm.id.clone());
         let cloud = Arc::new(Cloud::new(world, dir, libvirt, &config));
         cloud.faults.set(config.faults.iter().map(String::as_str))?;
-        cloud.look().await;
+        cloud.look(Duration::ZERO).await;
         if let Some(first) = first.filter(|_| fresh) {
-            cloud.power_on(&first).await.map_err(|refusal| Error::Start(refusal.text))?;
+            cloud.power_on(&first, None).await.map_err(|refusal| Error::Start(refusal.text))?;
         }
         Ok(Self { listener, address, cloud })
     }
@@ -169,7 +181,7 @@ impl Simulator {
         let watch = async {
             loop {
                 tokio::time::sleep(LOOK).await;
-                watched.look().await;
+                watched.look(watched.lag).await;
             }
         };
         let told = async {
@@ -180,15 +192,7 @@ impl Simulator {
             _ = async { tokio::join!(serve, told) } => {}
             () = watch => {}
         }
-        let running: Vec<String> = {
-            let world = self.cloud.world();
-            world.vms.values().filter(|vm| vm.state == "Running").map(|vm| vm.id.clone()).collect()
-        };
-        for vm in running {
-            if let Err(refusal) = self.cloud.power_off(&vm).await {
-                tracing::warn!(vm, text = refusal.text, "a domain was left behind");
-            }
-        }
+        self.cloud.end().await;
         Ok(())
     }
 }
@@ -222,5 +226,5 @@ async fn furnish(world: &mut World) -> Result<(), Error> {
     Ok(())
 }
 
-/// How soon a domain that died is noticed.
-const LOOK: Duration = Duration::from_secs(3);
+/// How often domains are looked for.
+const LOOK: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::apis::Version;
-use super::world::{Account, Cluster, Host, Job, Kind, Nic, Project, Vm, VmSnapshot, Volume, World};
+use super::world::{Account, Cluster, Host, Kind, Nic, Project, Vm, Volume, World};
 
 /// Whose eyes a row is made for.
 #[derive(Clone, Copy)]
@@ -17,7 +17,7 @@ impl View<'_> {
         self.caller.kind == Kind::RootAdmin
     }
 
-    fn owner(&self, name: &str, row: &mut Value) {
+    pub(super) fn owner(&self, name: &str, row: &mut Value) {
         let account = self.world.account(name);
         let domain = account.and_then(|account| self.world.domain(&account.domain));
         match self.world.project_of(name) {
@@ -163,6 +163,10 @@ impl View<'_> {
             "hypervisor": "KVM", "domain": root.name, "domainpath": root.path, "domainid": root.id,
             "isextractable": false, "details": {}, "arch": "x86_64", "tags": [], "hasannotations": false,
         });
+        if let Some(owner) = &template.account {
+            self.owner(owner, &mut row);
+            (row["ispublic"], row["isfeatured"]) = (false.into(), false.into());
+        }
         if self.full() {
             row["status"] = "Download Complete".into();
         }
@@ -293,56 +297,6 @@ impl View<'_> {
             "domain": domain.map(|domain| domain.name.clone()), "state": "Active", "tags": [],
         })
     }
-
-    pub fn snapshot(&self, snapshot: &VmSnapshot) -> Value {
-        let vm = self.world.vms.get(&snapshot.vm);
-        let mut row = json!({
-            "id": snapshot.id, "name": format!("{}_VS_{}", vm.map(|vm| self.world.instance_name(vm)).unwrap_or_default(), snapshot.number),
-            "displayname": snapshot.name, "description": snapshot.description, "state": snapshot.state,
-            "type": snapshot.kind, "current": snapshot.current, "virtualmachineid": snapshot.vm,
-            "virtualmachinename": vm.map(|vm| vm.name.clone()), "zoneid": self.world.ids.zone, "zonename": ZONE,
-            "created": snapshot.created, "hypervisor": "KVM", "tags": [], "hasannotations": false,
-        });
-        if let Some(parent) = &snapshot.parent {
-            row["parent"] = parent.clone().into();
-        }
-        self.owner(&snapshot.account, &mut row);
-        row
-    }
-
-    pub fn job(&self, job: &Job) -> Value {
-        let account = self.world.account(&job.account);
-        let domain = account.and_then(|account| self.world.domain(&account.domain));
-        let mut row = json!({
-            "accountid": account.map(|account| account.id.clone()), "account": job.account,
-            "domainid": domain.map(|domain| domain.id.clone()), "domainpath": domain.map(|domain| domain.path.clone()),
-            "userid": account.map(|account| account.user_id.clone()), "cmd": job.cmd, "jobprocstatus": 0,
-            "jobresultcode": 0, "created": job.created, "jobid": job.id, "jobstatus": 0,
-        });
-        if let Some((kind, id)) = &job.instance {
-            (row["jobinstancetype"], row["jobinstanceid"]) = (kind.clone().into(), id.clone().into());
-        }
-        if job.outcome.is_none() {
-            // who works on it
-            row["managementserverid"] = self.world.ids.management.clone().into();
-            row["managementservername"] = "localhost".into();
-        }
-        if let Some(outcome) = &job.outcome {
-            row["jobresulttype"] = "object".into();
-            row["completed"] = job.completed.clone().into();
-            match outcome {
-                Ok(result) => (row["jobstatus"], row["jobresult"]) = (1.into(), result.clone()),
-                Err((code, text)) => {
-                    (row["jobstatus"], row["jobresultcode"]) = (2.into(), (*code).into());
-                    row["jobresult"] = match job.bare {
-                        true => text.clone().into(),
-                        false => json!({"errorcode": code, "errortext": text}),
-                    };
-                }
-            }
-        }
-        row
-    }
 }
 
 /// Roles have no rows of their own here.
@@ -352,5 +306,5 @@ fn role_id(name: &str) -> String {
 
 /// After so many wrong passwords a user is disabled.
 pub const MAX_FAILED: u32 = 5;
-const ZONE: &str = "sim1";
+pub(super) const ZONE: &str = "sim1";
 pub(super) const POD: &str = "pod-sim1";

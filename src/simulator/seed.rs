@@ -107,6 +107,7 @@ pub fn world(dir: &Path, instances: usize, hosts: u8) -> World {
         size: TEMPLATE_SIZE,
         os_type: os_types[0].0.clone(),
         file: id(),
+        account: None,
     };
     let offering =
         |name: &str, cpus, memory| Offering { id: id(), name: name.to_owned(), cpus, mhz: 500, memory };
@@ -198,6 +199,7 @@ fn instance(world: &mut World, index: usize) {
             offering: (!root).then(|| world.disk_offerings[0].id.clone()),
             template: root.then(|| vm.template.clone()),
             created: now(),
+            below: None,
         };
         world.volumes.insert(volume.id.clone(), volume);
     }

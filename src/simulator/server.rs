@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -21,48 +21,18 @@ use super::fault::Kind;
 use super::rows::View;
 use super::wire::{Params, Refusal};
 use super::world::Account;
-use super::{accounts, instances, lists, volumes};
+use super::{accounts, control, instances, lists, volumes};
 
 pub fn router(cloud: Arc<Cloud>) -> Router {
     Router::new()
         .route("/client/api", any(answer))
-        .route("/simulator/{what}", post(tell))
+        .route("/simulator/{what}", post(control::tell))
         .route("/simulator/load", get(load))
         .with_state(cloud)
 }
 
 async fn load(State(cloud): State<Arc<Cloud>>) -> String {
     cloud.load.take()
-}
-
-/// Tells the simulator to misbehave, or to have another clock, or to have been restarted.
-async fn tell(State(cloud): State<Arc<Cloud>>, Path(what): Path<String>, body: String) -> Response {
-    match what.as_str() {
-        "faults" => match cloud.faults.set(body.lines().map(str::trim).filter(|line| !line.is_empty())) {
-            Ok(()) => StatusCode::NO_CONTENT.into_response(),
-            Err(unknown) => (StatusCode::BAD_REQUEST, unknown.to_string()).into_response(),
-        },
-        "clock" => match body.trim().parse() {
-            Ok(ahead) => {
-                cloud.clock.store(ahead, Ordering::Relaxed);
-                StatusCode::NO_CONTENT.into_response()
-            }
-            Err(_) => (StatusCode::BAD_REQUEST, "seconds").into_response(),
-        },
-        "host" => {
-            let (name, state) = body.trim().split_once(' ').unwrap_or_default();
-            let found = cloud.change(|world| {
-                let host = world.hosts.iter_mut().find(|host| host.name == name);
-                host.map(|host| host.state = state.to_owned()).is_some()
-            });
-            if found { StatusCode::NO_CONTENT } else { StatusCode::BAD_REQUEST }.into_response()
-        }
-        "restart" => {
-            cloud.restart();
-            StatusCode::NO_CONTENT.into_response()
-        }
-        _ => StatusCode::NOT_FOUND.into_response(),
-    }
 }
 
 async fn answer(

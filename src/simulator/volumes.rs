@@ -1,24 +1,22 @@
 //! Commands on volumes: first what is checked at once, then what a job does.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
 use super::cloud::Cloud;
 use super::domain;
 use super::images;
-use super::instances::{self, Prepared, owned as owned_vm};
+use super::instances::{Prepared, owned as owned_vm};
 use super::rows::View;
-use super::snapshots;
 use super::wire::{Params, Refusal};
-use super::world::{Account, Kind, VmSnapshot, Volume, World, id, is_file_name, now};
+use super::world::{Account, VmSnapshot, Volume, World, is_file_name};
+use super::{creation, snapshots};
 
 /// Checks that a command can be taken.
 pub fn prepare(world: &mut World, caller: &Account, params: &Params) -> Result<Prepared, Refusal> {
     let command = params.command().to_owned();
     let about = |id: String, made| Ok((Some(("Volume".to_owned(), id)), made));
     match command.as_str() {
-        "createVolume" => about(create(world, caller, params)?, true),
+        "createVolume" => about(creation::prepare(world, caller, params)?, true),
         "attachVolume" => {
             owned_vm(world, caller, &command, "virtualmachineid", params)?;
             about(owned(world, caller, &command, params)?, false)
@@ -61,60 +59,11 @@ pub fn owned_by(
     }
 }
 
-fn create(world: &mut World, caller: &Account, params: &Params) -> Result<String, Refusal> {
-    let command = "createVolume";
-    let owner = instances::owner(world, caller, params)?;
-    if params.text("customid").is_some() && caller.kind != Kind::RootAdmin {
-        return Err(Refusal::new(
-            531,
-            "Please check your permissions, you are not allowed to create/update custom id",
-        ));
-    }
-    let offering =
-        params.text("diskofferingid").ok_or_else(|| Refusal::missing(command, "diskofferingid"))?;
-    let found = world.disk_offerings.iter().find(|row| row.id == offering).cloned();
-    let offering = found.ok_or_else(|| Refusal::no_such(command, "diskofferingid", offering))?;
-    let given = params.text("size").map(|text| text.parse::<u64>().ok());
-    let gib = match (offering.size, given) {
-        (Some(fixed), None) => fixed,
-        (None, Some(Some(gib))) if gib > 0 => gib,
-        (Some(_), Some(_)) => {
-            return Err(Refusal::new(431, "This disk offering does not allow custom size"));
-        }
-        _ => return Err(Refusal::new(431, "This disk offering requires a custom size specified")),
-    };
-    let volume = Volume {
-        id: params.text("customid").map_or_else(id, str::to_owned),
-        number: world.number(),
-        name: params.text("name").unwrap_or("DATA").to_owned(),
-        root: false,
-        account: owner.clone(),
-        size: gib << 30,
-        state: "Allocated".into(),
-        device: None,
-        vm: None,
-        pool: None,
-        path: None,
-        offering: Some(offering.id),
-        template: None,
-        created: now(),
-    };
-    let made = volume.id.clone();
-    world.volumes.insert(made.clone(), volume);
-    world.event(
-        "VOLUME.CREATE",
-        &owner,
-        ("Volume", &made),
-        "Successfully created entity for creating volume",
-    );
-    Ok(made)
-}
-
 /// What a job does.
 pub async fn perform(cloud: &Cloud, caller: &Account, params: &Params, id: &str) -> Result<Value, Refusal> {
     let mut id = id.to_owned();
     match params.command() {
-        "createVolume" => {}
+        "createVolume" => creation::perform(cloud, params, &id).await?,
         "attachVolume" => attach(cloud, params, &id).await?,
         "detachVolume" => detach(cloud, &id).await?,
         "destroyVolume" => {
@@ -123,7 +72,7 @@ pub async fn perform(cloud: &Cloud, caller: &Account, params: &Params, id: &str)
         }
         "resizeVolume" => resize(cloud, params, &id).await?,
         "updateVolume" => id = update(cloud, params, &id)?,
-        "importVolume" => id = import(cloud, caller, params).await?,
+        "importVolume" => id = creation::import(cloud, caller, params).await?,
         other => return Err(Refusal::new(530, format!("{other} is not simulated"))),
     }
     let world = cloud.world();
@@ -329,57 +278,5 @@ fn update(cloud: &Cloud, params: &Params, id: &str) -> Result<String, Refusal> {
         let id = volume.id.clone();
         world.volumes.insert(id.clone(), volume);
         Ok(id)
-    })
-}
-
-async fn import(cloud: &Cloud, caller: &Account, params: &Params) -> Result<String, Refusal> {
-    let required = |name: &str| {
-        params.text(name).map(str::to_owned).ok_or_else(|| Refusal::missing("importVolume", name))
-    };
-    let (path, pool_id) = (required("path")?, required("storageid")?);
-    let pool = cloud.world().pool(&pool_id).cloned();
-    let pool = pool.ok_or_else(|| Refusal::no_such("importVolume", "storageid", &pool_id))?;
-    if !is_file_name(&path) {
-        return Err(Refusal::new(431, format!("{path} is not a file of a pool")));
-    }
-    let local = {
-        let world = cloud.world();
-        let offering = world.disk_offerings.iter().find(|row| params.text("diskofferingid") == Some(&row.id));
-        offering.is_some_and(|offering| offering.storage == "local")
-    };
-    if pool.storage_type() == "local" && !local {
-        return Err(Refusal::new(530, "Disk offering DiskOffering. should use local storage"));
-    }
-    if pool.kind == "SharedMountPoint" {
-        return Err(Refusal::new(
-            530,
-            "Importing and unmanaging volume are not supported for pool type SharedMountPoint on hypervisor KVM",
-        ));
-    }
-    let file = Path::new(&pool.dir).join(&path);
-    let size = images::virtual_size(&file)
-        .await
-        .map_err(|_| Refusal::new(530, "Cannot find volume on storage pool"))?;
-    let account = instances::owner(&cloud.world(), caller, params)?;
-    cloud.change(|world| {
-        let volume = Volume {
-            id: id(),
-            number: world.number(),
-            name: params.text("name").unwrap_or(&path).to_owned(),
-            root: false,
-            account,
-            size,
-            state: "Ready".into(),
-            device: None,
-            vm: None,
-            pool: Some(pool_id),
-            path: Some(path),
-            offering: params.text("diskofferingid").map(str::to_owned),
-            template: None,
-            created: now(),
-        };
-        let made = volume.id.clone();
-        world.volumes.insert(made.clone(), volume);
-        Ok(made)
     })
 }

@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+pub use super::objects::{Job, Layer, Nic, Tag, Vm, VmSnapshot, Volume, VolumeSnapshot};
+pub use super::sites::{
+    Account, Cluster, DiskOffering, Domain, Host, Kind, Network, Offering, Pool, Project, Registered,
+    Template,
+};
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct World {
     pub ids: Ids,
@@ -45,260 +51,6 @@ pub struct Ids {
     pub zone: String,
     pub pod: String,
     pub management: String,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Domain {
-    pub id: String,
-    pub name: String,
-    /// `ROOT/acme`.
-    pub path: String,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Cluster {
-    pub id: String,
-    pub name: String,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Host {
-    pub id: String,
-    pub name: String,
-    pub cluster: String,
-    pub address: String,
-    pub state: String,
-}
-
-/// A project owns through an account of its own that nobody can log in to.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Project {
-    pub id: String,
-    pub name: String,
-    pub domain: String,
-    pub account: String,
-    /// Names of the accounts that are in it.
-    pub members: Vec<String>,
-}
-
-/// CloudStack's account types.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
-    #[default]
-    User,
-    RootAdmin,
-    DomainAdmin,
-    Project,
-}
-
-/// An account with its one user, who has the same name.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Account {
-    pub id: String,
-    pub user_id: String,
-    pub name: String,
-    pub domain: String,
-    pub kind: Kind,
-    pub role: String,
-    /// What a custom role lets through; `None` is everything of its kind.
-    pub allowed: Option<Vec<String>>,
-    pub password: String,
-    /// Empty if none were made.
-    pub api_key: String,
-    pub secret_key: String,
-    /// `api.key.access`.
-    pub key_access: bool,
-    pub second_factor: bool,
-    pub failed_logins: u32,
-    pub number: u64,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Pool {
-    pub id: String,
-    pub name: String,
-    pub kind: String,
-    /// `CLUSTER`, `ZONE` or `HOST`.
-    pub scope: String,
-    pub cluster: Option<String>,
-    /// Of a host's own pool.
-    pub host: Option<String>,
-    pub path: String,
-    /// Where its files are on this machine.
-    pub dir: String,
-}
-
-impl Pool {
-    /// CloudStack's word for offerings and volumes.
-    pub fn storage_type(&self) -> &'static str {
-        if self.scope == "HOST" { "local" } else { "shared" }
-    }
-
-    /// Whether its volumes are files that this simulator can make.
-    pub fn has_files(&self) -> bool {
-        matches!(self.kind.as_str(), "NetworkFilesystem" | "SharedMountPoint" | "Filesystem")
-    }
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Template {
-    pub id: String,
-    pub name: String,
-    pub size: u64,
-    pub os_type: String,
-    /// Its file on each pool.
-    pub file: String,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Offering {
-    pub id: String,
-    pub name: String,
-    pub cpus: Option<u32>,
-    pub mhz: u32,
-    /// MiB.
-    pub memory: Option<u64>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DiskOffering {
-    pub id: String,
-    pub name: String,
-    /// GiB; `None` is customised.
-    pub size: Option<u64>,
-    /// `shared` or `local`.
-    pub storage: String,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Network {
-    pub id: String,
-    pub name: String,
-    /// The account that an isolated one belongs to; shared ones belong to nobody.
-    pub owner: Option<String>,
-}
-
-/// Something of an account that instances name.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Registered {
-    pub id: String,
-    pub name: String,
-    pub account: String,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Vm {
-    pub id: String,
-    pub number: u64,
-    pub name: String,
-    pub display_name: String,
-    pub account: String,
-    pub state: String,
-    pub offering: String,
-    pub cpus: u32,
-    pub mhz: u32,
-    pub memory: u64,
-    pub template: String,
-    pub os_type: String,
-    pub created: String,
-    pub nics: Vec<Nic>,
-    pub details: BTreeMap<String, String>,
-    pub boot: Option<(String, String)>,
-    pub ever_started: bool,
-    pub affinity_groups: Vec<String>,
-    pub user_data: Option<String>,
-    /// Where it runs.
-    pub host: Option<String>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Nic {
-    pub id: String,
-    pub network: String,
-    pub mac: String,
-    pub ip: String,
-    pub default: bool,
-    pub device: u32,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Volume {
-    pub id: String,
-    pub number: u64,
-    pub name: String,
-    pub root: bool,
-    pub account: String,
-    pub size: u64,
-    pub state: String,
-    pub device: Option<u32>,
-    pub vm: Option<String>,
-    pub pool: Option<String>,
-    pub path: Option<String>,
-    pub offering: Option<String>,
-    pub template: Option<String>,
-    pub created: String,
-}
-
-/// A snapshot of a whole instance.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct VmSnapshot {
-    pub id: String,
-    pub number: u64,
-    pub vm: String,
-    pub account: String,
-    pub name: String,
-    pub description: String,
-    /// `Disk` or `DiskAndMemory`.
-    pub kind: String,
-    pub state: String,
-    pub current: bool,
-    pub parent: Option<String>,
-    pub created: String,
-    /// What it put on the instance's disks.
-    #[serde(default)]
-    pub layers: Vec<Layer>,
-}
-
-/// An overlay of a volume: the names of its file and of the one below.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Layer {
-    pub volume: String,
-    pub base: String,
-    pub top: String,
-}
-
-/// A copy of a volume.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct VolumeSnapshot {
-    pub id: String,
-    pub volume: String,
-    pub account: String,
-    pub name: String,
-    pub created: String,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Tag {
-    pub kind: String,
-    pub resource: String,
-    pub account: String,
-    pub key: String,
-    pub value: String,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Job {
-    pub id: String,
-    pub number: u64,
-    pub account: String,
-    pub cmd: String,
-    pub instance: Option<(String, String)>,
-    pub created: String,
-    pub completed: Option<String>,
-    /// Whether its failure is told as a bare string.
-    pub bare: bool,
-    /// `None` while it runs; else the result, or the code and text of the failure.
-    pub outcome: Option<Result<Value, (u16, String)>>,
 }
 
 impl World {
@@ -359,6 +111,13 @@ impl World {
     pub fn instance_name(&self, vm: &Vm) -> String {
         let account = self.account(&vm.account).map_or(0, |account| account.number);
         format!("i-{account}-{}-{}", vm.number, self.instance_name)
+    }
+
+    /// As the host knows a snapshot of a whole instance.
+    pub fn snapshot_name(&self, snapshot: &VmSnapshot) -> String {
+        let vm = self.vms.get(&snapshot.vm).map(|vm| self.instance_name(vm)).unwrap_or_default();
+        let digits: String = snapshot.created.chars().filter(char::is_ascii_digit).take(14).collect();
+        format!("{vm}_VS_{digits}")
     }
 
     /// Whether an account may see what belongs to another.
