@@ -53,8 +53,20 @@ impl Libvirt {
         self.with_device("attach-device", id, dir, disk).await
     }
 
+    /// Until it is out. A guest without an operating system does not let go of a disk; a reset does.
     pub async fn unplug(&self, id: &str, dir: &Path, disk: &str) -> Result<(), String> {
-        self.with_device("detach-device", id, dir, disk).await
+        self.with_device("detach-device", id, dir, disk).await?;
+        let place = disk.split_once("<target ").and_then(|(_, rest)| rest.split_once('/'));
+        let place = place.map(|(target, _)| target.split(" bus").next().unwrap_or(target));
+        let place = place.ok_or("a disk without a target")?;
+        for _ in 0..RESETS {
+            if !self.virsh(&["dumpxml", id]).await?.contains(&format!("<target {place}")) {
+                return Ok(());
+            }
+            self.virsh(&["reset", id]).await?;
+            tokio::time::sleep(RESET).await;
+        }
+        Err("the guest does not let go of the disk".into())
     }
 
     /// Grows a disk of a running domain.
@@ -175,5 +187,7 @@ fn escape(text: &str) -> String {
 }
 
 /// Libvirt waits half a minute for its own locks.
+const RESETS: u32 = 60;
+const RESET: Duration = Duration::from_millis(300);
 const QUICK: Duration = Duration::from_secs(60);
 const COPY: Duration = Duration::from_secs(300);

@@ -207,6 +207,14 @@ impl Cloud {
         std::fs::read_to_string(self.dir.path().join("gateway.log")).expect("log")
     }
 
+    /// The last lines of it that are not of every day.
+    pub fn warnings(&self) -> String {
+        let log = self.log();
+        let told = |line: &&str| line.contains(" WARN ") || line.contains("ERROR");
+        let lines: Vec<_> = log.lines().filter(told).collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+
     /// A request below `/ovirt-engine`, as a user.
     pub async fn ask(
         &self,

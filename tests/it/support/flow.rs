@@ -55,7 +55,7 @@ pub async fn transfer(cloud: &Cloud, user: &str, body: Value) -> (String, String
     assert!((200..300).contains(&status), "{status} {transfer}");
     let path = transfer["href"].as_str().expect("href").to_owned();
     let phase = settled(cloud, user, &path, "phase", &["initializing"]).await;
-    assert_eq!(phase, "transferring", "{}", cloud.json(user, &path).await);
+    assert_eq!(phase, "transferring", "{}\n{}", cloud.json(user, &path).await, cloud.warnings());
     let url = cloud.json(user, &path).await["transfer_url"].as_str().expect("a URL").to_owned();
     (path, url)
 }
