@@ -3,143 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::chain::{Chain, Taken, begin};
-use crate::support::cloud::{Cloud, Part, Ports};
+use crate::support::chain::begin;
 use crate::support::flow::{self, API, pattern};
-
-const ALICE: &str = "alice@acme";
-
-/// An instance whose guest writes to its root disk all the time, and a second disk that it leaves alone.
-struct Life {
-    cloud: Cloud,
-    _hosts: Vec<Part>,
-    vm: String,
-    root: String,
-    data: String,
-    chain: Chain,
-}
-
-impl Life {
-    async fn begin(more: &[(&str, String)]) -> Self {
-        Self::on(1, &[], more).await
-    }
-
-    async fn on(hosts: u8, simulated: &[&str], more: &[(&str, String)]) -> Self {
-        let ports = Ports::choose();
-        let count = hosts.to_string();
-        let simulated = [&["--hosts", &count], simulated].concat();
-        let settings = [&ports.settings()[..], more].concat();
-        let cloud = Cloud::live(0, &simulated, &settings);
-        let hosts = (1..=hosts).map(|last| cloud.host_at(&format!("127.0.0.{last}"), &ports, 0)).collect();
-        let first = async |command: &str, key: &str, more: &[(&str, &str)]| {
-            let list = cloud.cloudstack("admin", command, more).await;
-            list[key][0]["id"].as_str().unwrap_or_else(|| panic!("{command}: {list}")).to_owned()
-        };
-        let zone = first("listZones", "zone", &[]).await;
-        let offering = first("listServiceOfferings", "serviceoffering", &[]).await;
-        let template = first("listTemplates", "template", &[("templatefilter", "all")]).await;
-        let data = flow::new_disk(&cloud, ALICE, "zone1", 16 << 20).await.expect("a disk");
-        let params = [
-            ("zoneid", zone.as_str()),
-            ("serviceofferingid", &offering),
-            ("templateid", &template),
-            ("name", "lives"),
-            ("startvm", "false"),
-        ];
-        let made = cloud.job("alice", "deployVirtualMachine", &params).await["virtualmachine"].clone();
-        let vm = flow::id(&made);
-        assert_eq!(flow::attach(&cloud, ALICE, &vm, &data, false).await.0, 201);
-        flow::upload(&cloud, ALICE, &data, 0, &pattern(1, 1 << 20)).await;
-        let disks = cloud.json(ALICE, &format!("{API}/vms/{vm}/diskattachments")).await;
-        let ids: Vec<String> =
-            disks["disk_attachment"].as_array().expect("disks").iter().map(flow::id).collect();
-        let root = ids.into_iter().find(|id| *id != data).expect("a root disk");
-        let life = Self { cloud, _hosts: hosts, vm, root, data, chain: Chain::default() };
-        life.power("start", "up").await;
-        life
-    }
-
-    fn path(&self) -> String {
-        format!("{API}/vms/{}", self.vm)
-    }
-
-    async fn power(&self, action: &str, wanted: &str) {
-        let (status, answer) = self.cloud.post(ALICE, &format!("{}/{action}", self.path()), "{}").await;
-        assert_eq!(status, 200, "{action}: {answer}");
-        self.becomes(wanted).await;
-    }
-
-    async fn becomes(&self, wanted: &str) {
-        let until = Instant::now() + Duration::from_secs(60);
-        while self.cloud.json(ALICE, &self.path()).await["status"] != *wanted {
-            assert!(Instant::now() < until, "it does not become {wanted}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// The guest has time to write.
-    async fn write(&self) {
-        tokio::time::sleep(Duration::from_millis(700)).await;
-    }
-
-    /// A backup, exact in every block; how the root disk and the data disk went.
-    async fn backup(&mut self) -> (String, String) {
-        let taken = self.chain.backup(&self.cloud, ALICE, &self.vm).await;
-        self.chain.is_one_moment(&self.root);
-        self.modes(&taken)
-    }
-
-    fn modes(&self, taken: &Taken) -> (String, String) {
-        (taken.modes[&self.root].clone(), taken.modes[&self.data].clone())
-    }
-
-    async fn goes(&mut self, root: &str, data: &str, after: &str) {
-        let modes = self.backup().await;
-        assert_eq!((modes.0.as_str(), modes.1.as_str()), (root, data), "after {after}\n{}", self.log());
-    }
-
-    /// One more incremental backup shows that the chain goes on after what came before.
-    async fn goes_on(&mut self, after: &str) {
-        self.write().await;
-        self.goes("incremental", "incremental", &format!("the backup after {after}")).await;
-    }
-
-    async fn kill_qemu(&self) {
-        let pid = std::fs::read_to_string(format!("/var/run/libvirt/qemu/{}.pid", self.domain().await));
-        let killed =
-            std::process::Command::new("kill").args(["-KILL", pid.expect("its pid").trim()]).status();
-        assert!(killed.expect("kill").success());
-    }
-
-    async fn domain(&self) -> String {
-        let params = [("id", self.vm.as_str()), ("listall", "true")];
-        let vms = self.cloud.cloudstack("admin", "listVirtualMachines", &params).await;
-        vms["virtualmachine"][0]["instancename"].as_str().expect("a name").to_owned()
-    }
-
-    /// A command of CloudStack, as its administrator.
-    async fn job(&self, command: &str, params: &[(&str, &str)]) -> Value {
-        self.cloud.job("admin", command, params).await
-    }
-
-    async fn snapshot(&self, memory: bool) -> String {
-        let memory = memory.to_string();
-        let params = [("virtualmachineid", self.vm.as_str()), ("name", "s"), ("snapshotmemory", &memory)];
-        self.job("createVMSnapshot", &params).await["vmsnapshot"]["id"].as_str().expect("an id").to_owned()
-    }
-
-    async fn delete_snapshot(&self, id: &str) {
-        self.job("deleteVMSnapshot", &[("vmsnapshotid", id)]).await;
-    }
-
-    fn log(&self) -> String {
-        let log = self.cloud.log();
-        let lines: Vec<_> = log.lines().filter(|line| !line.contains("DEBUG")).collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
-    }
-}
+use crate::support::life::{ALICE, Life};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stops_starts_and_reboots_keep_the_chain() {
@@ -228,21 +96,18 @@ async fn snapshots_of_volumes_and_instances_between_backups() {
     let root = life.root.clone();
     let copy = life.job("createSnapshot", &[("volumeid", &root)]).await;
     life.write().await;
-    let after_volume = life.backup().await;
-    println!("after a volume snapshot of the running instance: {after_volume:?}");
+    life.goes("incremental", "incremental", "a volume snapshot of the running instance").await;
     life.goes_on("a volume snapshot").await;
     // instances with snapshots of single volumes get none of their disks alone
     life.job("deleteSnapshot", &[("id", &flow::id(&copy["snapshot"]))]).await;
 
     let snapshot = life.snapshot(false).await;
     life.write().await;
-    let across = life.backup().await;
-    println!("across the overlay of a VM snapshot: {across:?}");
+    life.goes("incremental", "incremental", "a VM snapshot, whose overlay all is written to now").await;
     life.goes_on("a VM snapshot").await;
     life.delete_snapshot(&snapshot).await;
     life.write().await;
-    let merged = life.backup().await;
-    println!("after that snapshot was deleted: {merged:?}");
+    life.goes("incremental", "incremental", "the deletion of a VM snapshot").await;
     life.goes_on("a deleted VM snapshot").await;
 
     life.power("shutdown", "down").await;
@@ -255,8 +120,8 @@ async fn snapshots_of_volumes_and_instances_between_backups() {
     life.goes_on("that snapshot").await;
     life.power("shutdown", "down").await;
     life.delete_snapshot(&snapshot).await;
-    let merged = life.backup().await;
-    println!("after the cold merge: {merged:?}");
+    // what is written back into the file below leaves the bitmaps of the overlay behind
+    life.goes("full", "full", "the deletion of a VM snapshot of the stopped instance").await;
     let snapshot = life.snapshot(false).await;
     flow::upload(&life.cloud, ALICE, &life.data, 6 << 20, &pattern(4, 1 << 20)).await;
     life.job("revertToVMSnapshot", &[("vmsnapshotid", &snapshot)]).await;
@@ -316,17 +181,6 @@ async fn a_memory_snapshot_drives_the_checkpoints_out() {
     assert_eq!(life.cloud.json(ALICE, &life.path()).await["status"], "up");
 }
 
-impl Life {
-    /// How many bitmaps libvirt's checkpoints of the domain stand for.
-    async fn bitmaps(&self) -> usize {
-        let output = std::process::Command::new("virsh")
-            .args(["-q", "-c", "qemu:///system", "checkpoint-list", &self.vm, "--name"])
-            .output()
-            .expect("virsh");
-        String::from_utf8_lossy(&output.stdout).lines().filter(|line| !line.trim().is_empty()).count()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_during_a_backup_wins_or_waits_as_set() {
     let mut life = Life::begin(&[]).await;
@@ -374,8 +228,8 @@ async fn disks_that_leave_come_back_and_grow() {
         assert_eq!(flow::attach(&life.cloud, ALICE, &life.vm, &life.data, false).await.0, 201);
         life.write().await;
         let taken = life.chain.backup(&life.cloud, ALICE, &life.vm).await;
-        println!("running: {running}: detached, written, attached elsewhere: {:?}", taken.modes);
-        assert_eq!(taken.modes[&life.root], "incremental");
+        let went = (taken.modes[&life.root].as_str(), taken.modes[&life.data].as_str());
+        assert_eq!(went, ("incremental", "incremental"), "a disk that was away, running: {running}");
         assert_eq!(taken.modes[&other], "full", "a new disk");
     }
     life.power("start", "up").await;
@@ -430,4 +284,43 @@ async fn what_changes_under_a_backup_fails_it() {
     life.goes("full", "full", "qemu killed during a backup").await;
     life.power("start", "up").await;
     life.goes_on("qemu killed during a backup").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn templates_and_copies_start_anew_and_their_origin_goes_on() {
+    let mut life = Life::begin(&[]).await;
+    life.write().await;
+    life.goes("full", "full", "nothing").await;
+    life.power("shutdown", "down").await;
+    life.goes("incremental", "incremental", "a stop").await;
+    let types = life.cloud.cloudstack("admin", "listOsTypes", &[]).await;
+    let params = [
+        ("name", "of its root"),
+        ("displaytext", "t"),
+        ("ostypeid", types["ostype"][0]["id"].as_str().expect("a type")),
+        ("volumeid", life.root.as_str()),
+    ];
+    let template = flow::id(&life.cloud.job("alice", "createTemplate", &params).await["template"]);
+    let copy = [("volumeid", life.data.as_str())];
+    let snapshot = flow::id(&life.cloud.job("alice", "createSnapshot", &copy).await["snapshot"]);
+    life.goes("incremental", "incremental", "a template and a copy of it").await;
+
+    let made = life.deploy(&template).await;
+    let volume = [("name", "copied"), ("snapshotid", snapshot.as_str())];
+    let volume = flow::id(&life.cloud.job("alice", "createVolume", &volume).await["volume"]);
+    assert_eq!(flow::attach(&life.cloud, ALICE, &made, &volume, false).await.0, 201);
+    let body = json!({"from_checkpoint_id": life.chain.base}).to_string();
+    let path = format!("{API}/vms/{made}/backups");
+    assert_eq!(life.cloud.post(ALICE, &path, &body).await.0, 409, "the base is another instance's");
+    for command in ["startVirtualMachine", "stopVirtualMachine"] {
+        life.job(command, &[("id", &made)]).await;
+    }
+    let mut second = crate::support::chain::Chain::default();
+    let taken = second.backup(&life.cloud, ALICE, &made).await;
+    assert!(taken.modes.values().all(|mode| mode == "full") && taken.modes.len() == 2, "{taken:?}");
+    assert_eq!(second.images[&volume], life.chain.images[&life.data], "the copy is exact");
+    let taken = second.backup(&life.cloud, ALICE, &made).await;
+    assert!(taken.modes.values().all(|mode| mode == "incremental"), "{taken:?}");
+    life.power("start", "up").await;
+    life.goes_on("its template runs elsewhere").await;
 }

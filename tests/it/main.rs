@@ -27,6 +27,7 @@ mod life;
 mod likeness;
 mod logins;
 mod mapped;
+mod meanwhile;
 mod nbd;
 mod ovf;
 mod places;

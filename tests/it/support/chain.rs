@@ -72,8 +72,15 @@ pub async fn pieces(
 impl Chain {
     /// A backup from where the chain is, to its end; the images are compared on the way.
     pub async fn backup(&mut self, cloud: &Cloud, user: &str, vm: &str) -> Taken {
-        let base = self.base.clone();
-        let (backup, path) = begin(cloud, user, vm, base.as_deref()).await;
+        let (backup, path) = begin(cloud, user, vm, self.base.as_deref()).await;
+        let taken = self.read(cloud, user, &backup, &path).await;
+        flow::finalize(cloud, user, &path).await;
+        self.base.clone_from(&taken.checkpoint);
+        taken
+    }
+
+    /// The data of a backup that is ready; the images are this backup's then.
+    pub async fn read(&mut self, cloud: &Cloud, user: &str, backup: &Value, path: &str) -> Taken {
         let mut taken = Taken {
             modes: BTreeMap::new(),
             moved: BTreeMap::new(),
@@ -83,9 +90,9 @@ impl Chain {
         for disk in disks["disk"].as_array().expect("disks") {
             let id = flow::id(disk);
             let mode = disk["backup_mode"].as_str().expect("a mode").to_owned();
-            let truth = assembled(None, &pieces(cloud, user, &backup, &id, "zero").await);
-            let context = if base.is_some() { "dirty" } else { "zero" };
-            let found = pieces(cloud, user, &backup, &id, context).await;
+            let truth = assembled(None, &pieces(cloud, user, backup, &id, "zero").await);
+            let context = if self.base.is_some() { "dirty" } else { "zero" };
+            let found = pieces(cloud, user, backup, &id, context).await;
             let earlier = self.images.get(&id).filter(|_| mode == "incremental");
             let image = assembled(earlier, &found);
             let wrong = image.chunks(65536).zip(truth.chunks(65536)).position(|(one, other)| one != other);
@@ -95,8 +102,6 @@ impl Chain {
             taken.modes.insert(id.clone(), mode);
             self.images.insert(id, image);
         }
-        flow::finalize(cloud, user, &path).await;
-        self.base.clone_from(&taken.checkpoint);
         taken
     }
 

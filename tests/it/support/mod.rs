@@ -5,6 +5,7 @@ pub mod chain;
 pub mod cloud;
 pub mod curl;
 pub mod flow;
+pub mod life;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
