@@ -127,6 +127,10 @@ async fn what_cloudstack_does_to_a_stopped_instance_during_a_backup() {
     ] {
         seen.push(life.meanwhile(command, &params).await);
     }
+    let copies = life.cloud.cloudstack("admin", "listSnapshots", &[("listall", "true")]).await;
+    for copy in copies["snapshot"].as_array().expect("snapshots") {
+        life.job("deleteSnapshot", &[("id", &flow::id(copy))]).await;
+    }
     // a bitmap that is below an overlay is not used: trap (b)
     let snapshot = [("virtualmachineid", vm.as_str()), ("name", "s")];
     seen.push(life.meanwhile("createVMSnapshot", &snapshot).await);
@@ -142,7 +146,7 @@ async fn what_cloudstack_does_to_a_stopped_instance_during_a_backup() {
         came("resizeVolume", true, "failed", ("incremental", "full")),
         came("startVirtualMachine", true, "failed", both),
         came("stopVirtualMachine", true, "failed", both),
-        came("createVMSnapshot", true, "failed", ("full", "full")),
+        came("createVMSnapshot", true, "succeeded", ("full", "full")),
         came("revertToVMSnapshot", true, "failed", ("full", "full")),
         came("deleteVMSnapshot", true, "failed", ("full", "full")),
     ];
