@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ovirt_gateway::state::{Backup, BackupPhase, Direction, Format, Transfer, TransferPhase};
+use ovirt_gateway::state::{Backup, BackupPhase, Direction, Format, TimeoutPolicy, Transfer, TransferPhase};
 use ovirt_gateway::transfer::{CreateDisk, CreateInstance, Engine, Error, StartBackup, StartTransfer};
 
 use crate::world::{DISK, LOOSE, VM, World};
@@ -165,6 +165,15 @@ async fn cancel_ends_at_once_and_idleness_ends_by_itself() {
 
     let mut request = transfer(LOOSE, None, Direction::Upload);
     request.inactivity_timeout = Some(30);
+    let started = engine.start_transfer(&alice, request.clone()).await.expect("starts");
+    transfer_in(&world, &engine, &started.id, TransferPhase::Transferring).await;
+    world.now().idle = 31;
+    // an upload is only paused, as the engine does by default
+    assert!(transfer_in(&world, &engine, &started.id, TransferPhase::PausedSystem).await.open);
+    engine.cancel_transfer(&alice, &started.id).await.expect("cancels");
+    world.now().idle = 0;
+
+    request.timeout_policy = Some(TimeoutPolicy::Cancel);
     let started = engine.start_transfer(&alice, request).await.expect("starts");
     transfer_in(&world, &engine, &started.id, TransferPhase::Transferring).await;
     world.now().idle = 31;

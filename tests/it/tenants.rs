@@ -63,6 +63,18 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/vms/{own}/backups/{backup}/disks", ""),
     ("POST", "/vms/{vm}/backups/{backup}/finalize", "{}"),
     ("POST", "/vms/{own}/backups/{backup}/finalize", "{}"),
+    ("GET", "/vms/{vm}/backups/{backup}/disks/{disk}", ""),
+    ("GET", "/vms/{own}/backups/{backup}/disks/{disk}", ""),
+    ("POST", "/vms/{own}/backups", r#"{"from_checkpoint_id": "{checkpoint}"}"#),
+    ("GET", "/vms/{vm}/checkpoints", ""),
+    ("GET", "/vms/{vm}/checkpoints/{checkpoint}", ""),
+    ("GET", "/vms/{own}/checkpoints/{checkpoint}", ""),
+    ("GET", "/vms/{vm}/checkpoints/{checkpoint}/disks", ""),
+    ("GET", "/vms/{own}/checkpoints/{checkpoint}/disks", ""),
+    ("GET", "/vms/{vm}/checkpoints/{checkpoint}/disks/{disk}", ""),
+    ("GET", "/vms/{own}/checkpoints/{checkpoint}/disks/{disk}", ""),
+    ("DELETE", "/vms/{vm}/checkpoints/{checkpoint}", ""),
+    ("DELETE", "/vms/{own}/checkpoints/{checkpoint}", ""),
     ("GET", "/disks/{disk}", ""),
     ("DELETE", "/disks/{disk}", ""),
     ("PUT", "/disks/{disk}", r#"{"provisioned_size": "10737418240"}"#),
@@ -92,7 +104,19 @@ const ROUTES: &[(&str, &str, &str)] = &[
 
 /// The name of an id that is nobody's, for each name in the routes.
 fn nothing() -> BTreeMap<&'static str, String> {
-    let names = ["vm", "disk", "nic", "tag", "network", "snapshot", "backup", "transfer", "job", "user"];
+    let names = [
+        "vm",
+        "disk",
+        "nic",
+        "tag",
+        "network",
+        "snapshot",
+        "backup",
+        "checkpoint",
+        "transfer",
+        "job",
+        "user",
+    ];
     names.iter().map(|name| (*name, uuid::Uuid::new_v4().to_string())).collect()
 }
 
@@ -182,7 +206,9 @@ async fn attempt(
     assert_eq!(answers[0], answers[1], "{what}");
     let (status, text) = &answers[0];
     let empty_list = *status == 200 && *method == "GET" && text == "{}";
-    assert!(matches!(status, 400 | 404) || empty_list, "{what}: {status} {text}");
+    // a base that cannot be used is a conflict, whosever it is
+    let base = *status == 409 && body.contains("from_checkpoint_id");
+    assert!(matches!(status, 400 | 404) || empty_list || base, "{what}: {status} {text}");
 }
 
 async fn project(cloud: &Cloud) -> String {
@@ -230,7 +256,8 @@ async fn estate(cloud: &Cloud, user: &'static str, account: &str, more: &[(&str,
     assert_eq!(status, 202, "{snapshot}");
     let snapshot_path = format!("{vm_path}/snapshots/{}", flow::id(&snapshot));
     flow::settled(cloud, user, &snapshot_path, "snapshot_status", &["locked"]).await;
-    let (backup, _) = flow::backup(cloud, user, &vm).await;
+    let (backup, path) = flow::backup(cloud, user, &vm).await;
+    let checkpoint = cloud.json(user, &path).await["to_checkpoint_id"].as_str().expect("one").to_owned();
     let body =
         json!({"disk": {"id": disk}, "backup": {"id": backup}, "direction": "download", "format": "raw"});
     let (transfer, _) = flow::transfer(cloud, user, body).await;
@@ -242,6 +269,7 @@ async fn estate(cloud: &Cloud, user: &'static str, account: &str, more: &[(&str,
         ("tag", flow::id(&tag)),
         ("snapshot", flow::id(&snapshot)),
         ("backup", backup),
+        ("checkpoint", checkpoint),
         ("transfer", transfer.rsplit('/').next().expect("id").to_owned()),
         ("job", job),
         ("user", of["id"].as_str().expect("id").to_owned()),
