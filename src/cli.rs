@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use secrecy::SecretString;
 
 /// The KVM instances of an Apache CloudStack cloud, for everything that speaks oVirt.
 #[derive(Debug, Parser)]
@@ -18,7 +19,7 @@ pub enum Role {
     /// Run the gateway: oVirt's REST API in front of CloudStack.
     Serve(Settings),
     /// Run the data plane of one KVM host.
-    Imageio(Settings),
+    Imageio(Imageio),
     /// Run a CloudStack of our own, with real qcow2 volumes and real libvirt domains.
     Simulator(Simulator),
     /// Start simulator, gateway and imageio on loopback, back up, restore and compare every byte.
@@ -45,6 +46,30 @@ pub struct Settings {
     /// The configuration file; without it, built-in defaults and the environment.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Imageio {
+    #[command(flatten)]
+    pub settings: Settings,
+    #[command(subcommand)]
+    pub action: Option<Host>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Host {
+    /// Fetch this host's certificate from its gateway. The token is read from standard input unless given.
+    Enrol {
+        /// `https://NAME[:PORT]`, as clients reach the gateway.
+        #[arg(long, value_name = "URL")]
+        gateway: String,
+        /// As `pki enrol` printed it; visible in the list of processes.
+        #[arg(long, value_name = "TOKEN")]
+        token: Option<SecretString>,
+        #[command(flatten)]
+        settings: Settings,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -200,7 +225,30 @@ pub enum Pki {
         #[arg(long, value_name = "DIR", default_value = "certs")]
         dir: PathBuf,
     },
-    /// Issue the certificate of one KVM host.
+    /// Invite one KVM host: prints a token with which it fetches its certificate itself.
+    Enrol {
+        /// The address or name by which clients and the gateway reach the host, as CloudStack shows it.
+        #[arg(value_name = "HOST")]
+        host: String,
+        /// How long the token is good.
+        #[arg(long, value_name = "MINUTES", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=10_080))]
+        minutes: u64,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// The hosts' certificates: address, serial number, end, and whether they were revoked.
+    List {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Let the certificates and invitations of one host count no more, from the next connection on.
+    Revoke {
+        #[arg(value_name = "HOST")]
+        host: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Issue the certificate of one KVM host, key and all, to be carried there.
     Issue {
         /// The address or name by which clients and the gateway reach the host.
         #[arg(long, value_name = "ADDRESS")]

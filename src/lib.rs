@@ -29,6 +29,7 @@ pub mod cloudstack;
 pub mod config;
 mod crash;
 pub mod doctor;
+pub mod enrol;
 pub mod gateway;
 pub mod host;
 pub mod hostlink;

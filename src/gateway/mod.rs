@@ -11,6 +11,7 @@ mod body;
 mod checkpoints;
 mod devices;
 mod disks;
+mod enrolment;
 mod events;
 mod fault;
 mod infrastructure;
@@ -46,6 +47,7 @@ use crate::cloudstack;
 use crate::transfer::Engine;
 
 use ask::Ask;
+pub use enrolment::Enrolment;
 use fault::Fault;
 pub use fault::status_of;
 pub use pki_resource::Certificates;
@@ -59,6 +61,7 @@ pub struct Parts {
     /// was shown to own the object.
     pub service: Option<cloudstack::Service>,
     pub certificates: Certificates,
+    pub enrolment: Enrolment,
     /// How long infrastructure counts as just read.
     pub fresh: Duration,
     /// Identifies this manager for ever; two managers with one id are one manager to Veeam.
@@ -98,6 +101,10 @@ impl Gateway {
         &self.0.certificates
     }
 
+    fn enrolment(&self) -> &Enrolment {
+        &self.0.enrolment
+    }
+
     fn instance_id(&self) -> &str {
         &self.0.instance_id
     }
@@ -121,6 +128,10 @@ pub fn service(
         .route("/ovirt-engine/sso/oauth/revoke", post(sso::logout))
         .route("/ovirt-engine/services/sso-logout", post(sso::logout))
         .route("/ovirt-engine/services/pki-resource", get(pki_resource::resource))
+        .route(
+            "/ovirt-engine/services/host-enrolment",
+            post(enrolment::enrol).layer(DefaultBodyLimit::max(64 << 10)),
+        )
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(CatchPanicLayer::new())
         .layer(middleware::from_fn(answer::finish))

@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -10,11 +11,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::trust::Trust;
 use crate::imageio::api::{
-    Backup, BackupEnd, BackupRequest, Cause, Export, ExportEnd, ExportEndRequest, ExportRequest, Forget,
-    Forgotten, Info, Look, Looked, Refusal, Ticket, TicketInfo, Volume, VolumeRef, VolumeRequest,
+    Backup, BackupEnd, BackupRequest, Cause, CertificateRequest, Export, ExportEnd, ExportEndRequest,
+    ExportRequest, Forget, Forgotten, HostCertificate, Info, Look, Looked, NewCertificate, Refusal, Ticket,
+    TicketInfo, Volume, VolumeRef, VolumeRequest,
 };
-use crate::tls;
 
 /// The section `[imageio]`: how the gateway reaches the daemons of the hosts.
 #[derive(Debug, Clone, Deserialize)]
@@ -29,6 +31,8 @@ pub struct Config {
     /// What the gateway shows to them.
     pub client_cert_file: Option<PathBuf>,
     pub client_key_file: Option<PathBuf>,
+    /// Seconds that the certificates of enrolled hosts live; with a third left they are renewed.
+    pub certificate_lifetime: u64,
 }
 
 impl Default for Config {
@@ -39,6 +43,7 @@ impl Default for Config {
             ca_file: None,
             client_cert_file: None,
             client_key_file: None,
+            certificate_lifetime: 365 * 86_400,
         }
     }
 }
@@ -46,22 +51,13 @@ impl Default for Config {
 /// The client to all hosts: they differ by address only.
 #[derive(Debug, Clone)]
 pub struct HostLink {
-    http: reqwest::Client,
+    trust: Arc<Trust>,
     control_port: u16,
 }
 
 impl HostLink {
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let missing = |key: &str| Error::Settings { text: format!("{key} is not set") };
-        let unusable = |error: &dyn std::fmt::Display| Error::Settings { text: error.to_string() };
-        let ca = config.ca_file.as_ref().ok_or_else(|| missing("ca_file"))?;
-        let cert = config.client_cert_file.as_ref().ok_or_else(|| missing("client_cert_file"))?;
-        let key = config.client_key_file.as_ref().ok_or_else(|| missing("client_key_file"))?;
-        let identity = tls::Identity::load(cert, key).map_err(|error| unusable(&error))?;
-        let roots = tls::roots(ca).map_err(|error| unusable(&error))?;
-        let tls = tls::client(roots, Some(identity)).map_err(|error| unusable(&error))?;
-        let http = client().tls_backend_preconfigured(tls).build().map_err(|error| unusable(&error))?;
-        Ok(Self { http, control_port: config.control_port })
+        Ok(Self { trust: Arc::new(Trust::new(config)?), control_port: config.control_port })
     }
 
     pub async fn put_ticket(&self, host: &str, ticket: &Ticket) -> Result<(), Error> {
@@ -150,6 +146,21 @@ impl HostLink {
         self.call(host, Method::GET, "GET /info", "info", None::<&()>, SHORT).await
     }
 
+    /// What the host shows of itself now.
+    pub async fn certificate(&self, host: &str) -> Result<HostCertificate, Error> {
+        self.call(host, Method::GET, "GET /certificate", "certificate", None::<&()>, SHORT).await
+    }
+
+    pub async fn request_certificate(&self, host: &str) -> Result<CertificateRequest, Error> {
+        let path = "certificate/request";
+        self.call(host, Method::POST, "POST /certificate/request", path, None::<&()>, SHORT).await
+    }
+
+    pub async fn replace_certificate(&self, host: &str, chain: String) -> Result<HostCertificate, Error> {
+        let new = NewCertificate { chain };
+        self.call(host, Method::PUT, "PUT /certificate", "certificate", Some(&new), SHORT).await
+    }
+
     async fn find<T: DeserializeOwned>(
         &self,
         host: &str,
@@ -194,7 +205,7 @@ impl HostLink {
             false => Error::Unreachable { host: host.into(), text: innermost(error) },
         };
         let url = format!("https://{}:{}/{path}", authority(host), self.control_port);
-        let mut request = self.http.request(method, url).timeout(deadline);
+        let mut request = self.trust.http().request(method, url).timeout(deadline);
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -212,14 +223,6 @@ impl HostLink {
             false => Err(Error::Refused { host: host.into(), refusal: refusal(status, &answer) }),
         }
     }
-}
-
-fn client() -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
-        .connect_timeout(CONNECT)
-        .pool_idle_timeout(POOL_IDLE)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
 }
 
 /// The routes of tickets speak ovirt-imageio's plain text; the others say why in JSON.
@@ -268,9 +271,6 @@ fn innermost(error: reqwest::Error) -> String {
 
 const SEGMENT: &percent_encoding::AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-const CONNECT: Duration = Duration::from_secs(5);
-/// A daemon that was restarted leaves dead connections; few live that long.
-const POOL_IDLE: Duration = Duration::from_secs(15);
 /// For what only touches memory.
 const SHORT: Duration = Duration::from_secs(15);
 /// For what starts programs or flushes an image: longer than the host's own deadlines.

@@ -5,6 +5,7 @@
 
 mod error;
 mod link;
+mod trust;
 
 pub use error::Error;
 pub use link::{Config, HostLink};

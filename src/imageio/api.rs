@@ -339,6 +339,27 @@ pub struct Info {
     pub exports: Vec<String>,
 }
 
+/// The certificate that a host serves with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCertificate {
+    /// Hexadecimal.
+    pub serial: String,
+    /// Seconds since 1970 at which it ends.
+    pub until: u64,
+}
+
+/// A request for the next one, PEM. Its key stays on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateRequest {
+    pub csr: String,
+}
+
+/// The next one and its issuer, PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewCertificate {
+    pub chain: String,
+}
+
 /// Why a host refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -18,7 +18,7 @@ use super::desk::held;
 use super::refuse::Error;
 use crate::host::Runner;
 
-type Body = Result<Bytes, BytesRejection>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
 type At<R> = State<Arc<Desk<R>>>;
 
 impl<R: Runner> Desk<R> {
@@ -142,7 +142,7 @@ async fn apart<T: Serialize + Send + 'static>(
     Ok(Json(done).into_response())
 }
 
-fn parsed<T: DeserializeOwned>(body: Body) -> Result<T, Error> {
+pub(super) fn parsed<T: DeserializeOwned>(body: Body) -> Result<T, Error> {
     let body = body.map_err(|error| Error::Malformed(error.body_text()))?;
     serde_json::from_slice(&body).map_err(|error| Error::Malformed(error.to_string()))
 }

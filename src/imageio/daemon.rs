@@ -18,12 +18,14 @@ use tower::Service;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::Config;
+use super::certificate::Certificate;
 use super::reply::Failure;
 use super::ticket::Tickets;
 use super::tickets;
 use super::workers::Workers;
+use crate::pki::Files;
 use crate::serve::{self, Options, Peer};
-use crate::tls::{self, Alpn, Identity};
+use crate::tls::{self, Alpn};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -39,6 +41,7 @@ pub enum Error {
 
 /// Bound listeners and an empty ticket table.
 pub struct Daemon {
+    certificate: Arc<Certificate>,
     images: std::net::TcpListener,
     images_tls: Arc<ServerConfig>,
     control: TcpListener,
@@ -52,10 +55,11 @@ pub struct Daemon {
 
 impl Daemon {
     pub async fn bind(config: &Config) -> Result<Self, Error> {
-        let identity = Identity::load(&config.images.cert_file, &config.images.key_file)?;
+        let files = Files { cert: config.images.cert_file.clone(), key: config.images.key_file.clone() };
+        let certificate = Certificate::load(files)?;
         let clients = tls::roots(&config.control.client_ca_file)?;
-        let control_tls = tls::mutual_server(identity.clone(), clients, Alpn::Http1)?;
-        let images_tls = tls::server(identity, Alpn::Http1)?;
+        let control_tls = tls::mutual_server(certificate.current(), clients, Alpn::Http1)?;
+        let images_tls = tls::server(certificate.current(), Alpn::Http1)?;
         let images = listen(config.images.listen).await?;
         let images = images.into_std().map_err(Error::Threads)?;
         let control = listen(config.control.listen).await?;
@@ -69,6 +73,7 @@ impl Daemon {
         let remove_timeout = Duration::from_secs(config.control.remove_timeout);
         let (tickets, socket_path) = (Tickets::default(), config.control.socket.clone());
         Ok(Self {
+            certificate: Arc::new(certificate),
             images,
             images_tls,
             control,
@@ -107,7 +112,7 @@ impl Daemon {
             Options::default(),
             stop.clone().cancelled_owned(),
         );
-        let remote = tickets.merge(routes).fallback(no_handler);
+        let remote = tickets.merge(routes).merge(self.certificate.clone().routes()).fallback(no_handler);
         let make = move |peer: &Peer| Gate { open: is_gateway(peer), inner: remote.clone() };
         let control_tls = Some(self.control_tls);
         let remote =
@@ -126,6 +131,7 @@ impl Daemon {
         tokio::select! {
             _ = async { tokio::join!(local, remote, told) } => {}
             () = watch => {}
+            () = self.certificate.follow() => {}
         }
         workers.join().await;
         let _ = std::fs::remove_file(&self.socket_path);

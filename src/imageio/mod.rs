@@ -7,6 +7,7 @@
 pub mod api;
 mod backend;
 mod backups;
+mod certificate;
 mod change;
 mod checkpoints;
 mod config;

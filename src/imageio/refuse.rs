@@ -30,6 +30,8 @@ pub enum Error {
     /// What was said the first time, to who asks again.
     #[error("{0}")]
     Ended(String),
+    #[error("{0}")]
+    Certificate(crate::pki::Error),
     #[error("the work was cut off")]
     CutOff,
 }
@@ -56,7 +58,9 @@ impl Error {
                 std::io::ErrorKind::AlreadyExists => Cause::Conflict,
                 _ => Cause::Failed,
             },
-            Self::Record(_) | Self::Export(_) | Self::Ended(_) | Self::CutOff => Cause::Failed,
+            Self::Record(_) | Self::Export(_) | Self::Ended(_) | Self::Certificate(_) | Self::CutOff => {
+                Cause::Failed
+            }
         }
     }
 }

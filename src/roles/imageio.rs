@@ -1,13 +1,21 @@
 //! `imageio`: the data plane of one host, from its settings to its last export.
 
+use std::io::Read;
+
 use anyhow::Context;
-use ovirt_gateway::cli::Settings;
+use ovirt_gateway::cli::{Host, Imageio as Options, Settings};
+use ovirt_gateway::enrol::{Places, join};
 use ovirt_gateway::host::Local;
 use ovirt_gateway::imageio::{Config, Daemon, Desk, Settings as DeskSettings};
+use ovirt_gateway::pki::Files;
 use ovirt_gateway::{config, log};
+use secrecy::SecretString;
 
-pub fn run(settings: Settings) -> anyhow::Result<()> {
-    let config: Config = config::load(settings.config.as_deref())?;
+pub fn run(options: Options) -> anyhow::Result<()> {
+    if let Some(Host::Enrol { gateway, token, settings }) = options.action {
+        return enrol(&gateway, token, &settings);
+    }
+    let config: Config = config::load(options.settings.config.as_deref())?;
     config.logging.filter().map_err(|error| super::BadSetting(error.to_string()))?;
     let _log = log::start(&config.logging)?;
     super::block_on(daemon(config))
@@ -40,3 +48,27 @@ async fn daemon(config: Config) -> anyhow::Result<()> {
     tracing::info!("stopped");
     Ok(served?)
 }
+
+fn enrol(gateway: &str, token: Option<SecretString>, settings: &Settings) -> anyhow::Result<()> {
+    let config: Config = config::load(settings.config.as_deref())?;
+    let token = match token {
+        Some(token) => token,
+        None => {
+            let mut line = String::new();
+            std::io::stdin().take(LONGEST_TOKEN).read_to_string(&mut line).context("the token")?;
+            line.into()
+        }
+    };
+    let places = Places {
+        host: Files { cert: config.images.cert_file, key: config.images.key_file },
+        control_ca: config.control.client_ca_file,
+    };
+    super::block_on(async {
+        join(gateway, &token, &places).await?;
+        println!("{}\n{}", places.host.cert.display(), places.control_ca.display());
+        Ok(())
+    })
+}
+
+/// Bytes.
+const LONGEST_TOKEN: u64 = 1024;

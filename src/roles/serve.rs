@@ -13,13 +13,13 @@ use ovirt_gateway::auth::{HmacSecret, Sessions};
 use ovirt_gateway::cli::Settings;
 use ovirt_gateway::cloudstack::{Client, Endpoint, Service};
 use ovirt_gateway::config::{self, Gateway as Config};
-use ovirt_gateway::gateway::{self, Certificates};
+use ovirt_gateway::gateway::{self, Certificates, Enrolment};
 use ovirt_gateway::hostlink::HostLink;
-use ovirt_gateway::pki::{Files, Site};
+use ovirt_gateway::pki::{Files, Office, Site};
 use ovirt_gateway::state::Store;
-use ovirt_gateway::tls::{self, Alpn, Identity};
+use ovirt_gateway::tls::{self, Alpn, Current, Identity};
 use ovirt_gateway::transfer::{self, Engine};
-use ovirt_gateway::{log, serve};
+use ovirt_gateway::{enrol, log, serve};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 
@@ -78,7 +78,10 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
             None
         }
     };
+    let office = office(&config);
+    office.publish()?;
     let hosts = HostLink::new(&host_link(&certificates.site, &config.imageio)).context("[imageio]")?;
+    let keeping = tokio::spawn(enrol::keep(hosts.clone(), office.clone(), keep_pause(&config)));
     let engine = Engine::open(transfer::Parts {
         store: store.clone(),
         hosts: Some(hosts),
@@ -94,10 +97,13 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
         engine: engine.clone(),
         service,
         certificates: certificates.handed_out,
+        enrolment: Enrolment::new(office.clone()),
         fresh: Duration::from_secs(config.cloudstack.fresh.max(1)),
         instance_id,
     });
-    let tls = tls::server(certificates.identity, Alpn::Http2AndHttp1)?;
+    let current = Current::new(&certificates.identity)?;
+    let tls = tls::server(current.clone(), Alpn::Http2AndHttp1)?;
+    let following = tokio::spawn(current.follow(certificates.files.cert, certificates.files.key));
     let options = serve::Options {
         max_connections: config.server.max_connections.max(1) as usize,
         ..Default::default()
@@ -105,6 +111,8 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
     super::ready(&format!("serve https://{address}/ovirt-engine"));
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
     serve::run(listener, Some(tls), move |_| service.clone(), options, stop).await;
+    keeping.abort();
+    following.abort();
     engine.close(GRACE).await;
     store.close().await;
     tracing::info!("stopped");
@@ -112,14 +120,16 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
 }
 
 /// The certificates of this gateway, found or made.
-struct Pki {
+pub(super) struct Pki {
     site: Site,
+    /// The server's.
+    files: Files,
     identity: Identity,
-    handed_out: Certificates,
+    pub(super) handed_out: Certificates,
 }
 
 impl Pki {
-    fn prepare(config: &Config) -> anyhow::Result<Self> {
+    pub(super) fn prepare(config: &Config) -> anyhow::Result<Self> {
         let dir = config.ssl.dir();
         let site = Site::new(&dir);
         site.init()?;
@@ -138,8 +148,18 @@ impl Pki {
             _ => ours,
         };
         let handed_out = Certificates { ca, server: read(&files.cert)? };
-        Ok(Self { site, identity, handed_out })
+        Ok(Self { site, files, identity, handed_out })
     }
+}
+
+/// Who enrols hosts.
+pub(super) fn office(config: &Config) -> Office {
+    Office::new(&config.ssl.dir(), Duration::from_secs(config.imageio.certificate_lifetime.max(1)))
+}
+
+/// Often enough that a host which is away for days is still found in time.
+fn keep_pause(config: &Config) -> Duration {
+    Duration::from_secs((config.imageio.certificate_lifetime / 1000).clamp(1, 3600))
 }
 
 /// How to reach hosts: the settings, with our own files where they name none.

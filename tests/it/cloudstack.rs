@@ -435,7 +435,7 @@ async fn a_certificate_counts_only_from_the_named_authority() {
     other.init().expect("authorities");
     let files = site.host("127.0.0.1").expect("certificate");
     let identity = tls::Identity::load(&files.cert, &files.key).expect("identity");
-    let config = tls::server(identity, tls::Alpn::Http1).expect("server");
+    let config = tls::server(tls::Current::new(&identity).expect("fits"), tls::Alpn::Http1).expect("server");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("port");
     let endpoint = format!("https://{}/client/api", listener.local_addr().expect("address"));
     let app = axum::Router::new().fallback(|| async { json!({"listzonesresponse": {}}).to_string() });

@@ -15,10 +15,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["auth", "cloudstack", "hostlink", "imageio", "log", "state", "transfer"]),
     ("doctor", &["auth", "cloudstack", "hostlink"]),
     // hostlink: its errors only, which reach the gateway inside those of transfer
-    ("gateway", &["auth", "cloudstack", "hostlink", "imageio", "map", "model", "serve", "state", "transfer"]),
+    ("enrol", &["hostlink", "pki", "tls"]),
+    (
+        "gateway",
+        &["auth", "cloudstack", "hostlink", "imageio", "map", "model", "pki", "serve", "state", "transfer"],
+    ),
     ("host", &[]),
     ("hostlink", &["imageio", "tls"]),
-    ("imageio", &["crash", "host", "log", "nbd", "serve", "tls"]),
+    ("imageio", &["crash", "host", "log", "nbd", "pki", "serve", "tls"]),
     ("lib", &[]),
     ("log", &[]),
     ("map", &["cloudstack", "model"]),
@@ -44,8 +48,8 @@ const PARTS: &[(&str, &str, &str)] = &[
 const FOREIGN: &[(&str, &[&str])] = &[
     ("quick_xml", &["model/xml.rs", "model/tree.rs", "host/xml.rs", "map/ovf.rs", "map/ovf/"]),
     ("sqlx", &["state/"]),
-    ("reqwest", &["cloudstack/endpoint.rs", "cloudstack/http.rs", "hostlink/", "client/"]),
-    ("rcgen", &["pki.rs"]),
+    ("reqwest", &["cloudstack/endpoint.rs", "cloudstack/http.rs", "hostlink/", "client/", "enrol/"]),
+    ("rcgen", &["pki/"]),
     // outside of tls.rs only the type of a finished configuration
     ("rustls", &["tls.rs", "serve.rs", "imageio/"]),
     ("axum", &["gateway/", "imageio/", "serve.rs", "simulator/"]),

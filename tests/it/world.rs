@@ -150,7 +150,8 @@ async fn control_listener(site: &Site, _: &Path, objects: Arc<Mutex<Objects>>) -
     let files = site.host("127.0.0.1").expect("a certificate");
     let identity = tls::Identity::load(&files.cert, &files.key).expect("loads");
     let clients = tls::roots(&site.control_ca.cert).expect("loads");
-    let config = tls::mutual_server(identity, clients, tls::Alpn::Http1).expect("fits");
+    let config = tls::mutual_server(tls::Current::new(&identity).expect("fits"), clients, tls::Alpn::Http1)
+        .expect("fits");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let router = Router::new()

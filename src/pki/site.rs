@@ -1,10 +1,7 @@
-//! The gateway's own certificate authorities, and what they issue.
+//! The authorities' files, and certificates whose keys are made here.
 //!
-//! Two authorities, because being let in and being trusted are different things: the *site* CA signs
-//! what clients verify (the gateway's server certificate, the hosts' certificates) and is what
-//! `pki-resource` hands out; the *control* CA signs the one client certificate that opens a host's
-//! control listener, and nothing else. Keys are 0600 and made once; a leaf is never re-issued by
-//! itself, because clients pin it.
+//! Keys are 0600 and made once. The server's certificate is never re-issued by itself, because clients
+//! pin it; the gateway's own for its hosts is, before it ends.
 
 use std::fs;
 use std::io::{self, Write};
@@ -34,6 +31,15 @@ pub enum Error {
     Name(String),
     #[error("no random numbers: {0}")]
     Random(getrandom::Error),
+    #[error("not a certificate request, or not signed with its own key: {0}")]
+    Request(rcgen::Error),
+    /// Unknown, expired, or used with another key: who asks is not told which.
+    #[error("this token is not valid, or no more: make a new one with `pki enrol`")]
+    NotInvited,
+    #[error("{path}: damaged: {source}")]
+    Register { path: PathBuf, source: serde_json::Error },
+    #[error("{0}: too many invitations wait")]
+    Full(PathBuf),
 }
 
 /// A certificate file and its key file.
@@ -48,8 +54,39 @@ impl Files {
         Self { cert: dir.join(format!("{name}.pem")), key: dir.join(format!("{name}.key")) }
     }
 
+    /// Puts a new key and its certificate in the place of both, so that a kill in between can be mended.
+    pub fn replace(&self, key: &str, chain: &str) -> Result<(), Error> {
+        let next = self.next();
+        write(&next, chain)?;
+        write(&self.key, key)?;
+        fs::rename(&next, &self.cert).map_err(|source| Error::File { path: self.cert.clone(), source })
+    }
+
+    /// Ends what [`Self::replace`] was killed in: the next certificate counts if its key is there.
+    pub fn mend(&self) -> Result<(), Error> {
+        let next = self.next();
+        let done = match next.exists() {
+            true if crate::tls::Identity::load(&next, &self.key).is_ok() => fs::rename(&next, &self.cert),
+            true => fs::remove_file(&next),
+            false => Ok(()),
+        };
+        done.map_err(|source| Error::File { path: next, source })
+    }
+
+    fn next(&self) -> PathBuf {
+        self.cert.with_extension("next")
+    }
+
+    fn ends_within(&self, time: std::time::Duration) -> bool {
+        let found = crate::tls::certificates(&self.cert).unwrap_or_default();
+        let until = found.first().and_then(|leaf| super::Leaf::read(leaf)).map(|leaf| leaf.until);
+        let limit = time::OffsetDateTime::now_utc() + time;
+        until.is_some_and(|until| i64::try_from(until).unwrap_or(0) < limit.unix_timestamp())
+    }
+
     /// Whether both exist. One alone is an error: the other would be made and would not fit.
     pub fn exist(&self) -> Result<bool, Error> {
+        self.mend()?;
         match (self.cert.exists(), self.key.exists()) {
             (true, true) => Ok(true),
             (false, false) => Ok(false),
@@ -66,6 +103,8 @@ pub struct Site {
     pub control_ca: Files,
     /// The gateway's client certificate for the hosts' control listeners.
     pub gateway: Files,
+    /// The list of hosts' certificates that count no more.
+    pub revoked: PathBuf,
     dir: PathBuf,
 }
 
@@ -75,6 +114,7 @@ impl Site {
             ca: Files::new(dir, "ca"),
             control_ca: Files::new(dir, "control-ca"),
             gateway: Files::new(dir, "gateway-client"),
+            revoked: dir.join("ca.crl"),
             dir: dir.to_owned(),
         }
     }
@@ -83,13 +123,18 @@ impl Site {
     pub fn init(&self) -> Result<(), Error> {
         authority(&self.ca, "oVirt gateway CA")?;
         authority(&self.control_ca, "oVirt gateway control CA")?;
-        if !self.gateway.exist()? {
+        if !self.gateway.exist()? || self.gateway.ends_within(RENEWAL) {
             let mut params = leaf("oVirt gateway", ExtendedKeyUsagePurpose::ClientAuth)?;
             let uri = GATEWAY_URI.try_into().map_err(Error::Certificate)?;
             params.subject_alt_names = vec![SanType::URI(uri)];
             issue(&self.control_ca, params, &self.gateway)?;
         }
         Ok(())
+    }
+
+    /// The certificate (PEM) of who may ask the hosts' control listeners.
+    pub fn control_ca(&self) -> Result<String, Error> {
+        read(&self.control_ca.cert)
     }
 
     /// The certificate of the host that is reached by `address`; made once.
@@ -147,19 +192,23 @@ fn authority(files: &Files, common_name: &str) -> Result<(), Error> {
 }
 
 fn issue(ca: &Files, mut params: CertificateParams, files: &Files) -> Result<(), Error> {
-    let (ca_pem, ca_key) = (read(&ca.cert)?, read(&ca.key)?);
-    let unusable = |source| Error::Authority { path: ca.cert.clone(), source };
-    let issuer =
-        Issuer::from_ca_cert_pem(&ca_pem, KeyPair::from_pem(&ca_key).map_err(unusable)?).map_err(unusable)?;
+    let (issuer, ca_pem) = issuer(ca)?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     params.use_authority_key_identifier_extension = true;
     let certificate = params.signed_by(&key, &issuer)?;
-    write(&files.key, &key.serialize_pem())?;
     // the whole chain: clients that were not given the CA can at least show it
-    write(&files.cert, &format!("{}{ca_pem}", certificate.pem()))
+    files.replace(&key.serialize_pem(), &format!("{}{ca_pem}", certificate.pem()))
 }
 
-fn leaf(common_name: &str, purpose: ExtendedKeyUsagePurpose) -> Result<CertificateParams, Error> {
+/// An authority that signs, and its certificate as PEM.
+pub(super) fn issuer(ca: &Files) -> Result<(Issuer<'static, KeyPair>, String), Error> {
+    let (ca_pem, ca_key) = (read(&ca.cert)?, read(&ca.key)?);
+    let unusable = |source| Error::Authority { path: ca.cert.clone(), source };
+    let key = KeyPair::from_pem(&ca_key).map_err(unusable)?;
+    Ok((Issuer::from_ca_cert_pem(&ca_pem, key).map_err(unusable)?, ca_pem))
+}
+
+pub(super) fn leaf(common_name: &str, purpose: ExtendedKeyUsagePurpose) -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = distinguished(common_name);
     params.is_ca = IsCa::ExplicitNoCa;
@@ -184,14 +233,14 @@ fn validity(years: i32) -> (time::OffsetDateTime, time::OffsetDateTime) {
     (now - time::Duration::days(1), now + time::Duration::days(365 * i64::from(years)))
 }
 
-fn serial() -> Result<SerialNumber, Error> {
+pub(super) fn serial() -> Result<SerialNumber, Error> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(Error::Random)?;
     bytes[0] &= 0x7f; // a serial number is positive
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-fn name(text: &str) -> Result<SanType, Error> {
+pub(super) fn name(text: &str) -> Result<SanType, Error> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(SanType::IpAddress(address));
     }
@@ -216,7 +265,7 @@ fn read(path: &Path) -> Result<String, Error> {
 }
 
 /// Writes a new file readable by its owner only, whole or not at all.
-fn write(path: &Path, text: &str) -> Result<(), Error> {
+pub fn write(path: &Path, text: &str) -> Result<(), Error> {
     let failed = |source| Error::File { path: path.to_owned(), source };
     let dir = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(dir).map_err(failed)?;
@@ -229,11 +278,15 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
         .open(&beside)
         .map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    fs::rename(&beside, path).map_err(failed)
+    fs::rename(&beside, path).map_err(failed)?;
+    // the name lasts as well
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
 }
 
 /// Ten years: replacing the CA means re-adding the manager in every client.
 const AUTHORITY_YEARS: i32 = 10;
+/// A year before the gateway's certificate for its hosts ends, it gets a new one.
+const RENEWAL: std::time::Duration = std::time::Duration::from_secs(365 * 86_400);
 /// Browsers refuse longer ones from public CAs only; renewal comes with its own command.
 const LEAF_YEARS: i32 = 5;
 
