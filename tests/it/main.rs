@@ -15,6 +15,7 @@ mod curl;
 mod doctor;
 mod doctor_endpoint;
 mod engine;
+mod enrol;
 mod example;
 mod failures;
 mod fake_cloudstack;

@@ -125,10 +125,24 @@ impl Cloud {
         let issue = ["pki", "issue", "--host", address, "--dir", "certs"];
         let issued = Command::new(env!("CARGO_BIN_EXE_ovirt-gateway")).args(issue).current_dir(dir).output();
         assert!(issued.expect("pki").status.success());
+        let file = self.host_settings(address, ports, min_free, "certs/hosts", "certs/control-ca.pem");
+        Part::start(dir, &["imageio", "--config", &file], &[])
+    }
+
+    /// Writes the settings of a host's daemon, whose certificate is in a directory; the file's name.
+    pub fn host_settings(
+        &self,
+        address: &str,
+        ports: &Ports,
+        min_free: u64,
+        certs: &str,
+        control_ca: &str,
+    ) -> String {
+        let dir = self.dir.path();
         let config = format!(
-            "[images]\nlisten = {address}:{}\ncert_file = {dir}/certs/hosts/{address}.pem\n\
-             key_file = {dir}/certs/hosts/{address}.key\n\
-             [control]\nsocket = {dir}/run-{address}/sock\nlisten = {address}:{}\nclient_ca_file = {dir}/certs/control-ca.pem\n\
+            "[images]\nlisten = {address}:{}\ncert_file = {dir}/{certs}/{address}.pem\n\
+             key_file = {dir}/{certs}/{address}.key\n\
+             [control]\nsocket = {dir}/run-{address}/sock\nlisten = {address}:{}\nclient_ca_file = {dir}/{control_ca}\n\
              [storage]\nroots = {dir}/sim/smp1,{dir}/sim/local1\nnfs_root = {dir}/sim/mnt\n\
              [backup]\nscratch_dir = {dir}/scratch-{address}\nrun_dir = {dir}/run-{address}\nmin_free = {min_free}\n\
              [logging]\nlevel = debug\nfile = {dir}/imageio-{address}.log\n",
@@ -138,7 +152,7 @@ impl Cloud {
         );
         let file = format!("imageio-{address}.ini");
         std::fs::write(dir.join(&file), config).expect("settings");
-        Part::start(dir, &["imageio", "--config", &file], &[])
+        file
     }
 
     /// The gateway anew, on the same state; what was open before must still be there.
