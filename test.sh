@@ -5,11 +5,13 @@
 set -u
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/common.sh"
+# shellcheck source=scripts/databases.sh
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/databases.sh"
 cd "$root" || exit 1
 
 passed=0 failed=0 skipped=0
 work=$(mktemp -d)
-trap 'rm -rf "$work"; libvirt_stop' EXIT
+trap 'databases_stop; rm -rf "$work"; libvirt_stop' EXIT
 # an interrupted run still ends what it started
 trap 'exit 130' INT
 trap 'exit 143' TERM
@@ -81,6 +83,10 @@ packages "${build_packages[@]}" "${demo_packages[@]}" "${test_packages[@]}"
 cargo_here
 libvirt
 venv || skip "no .venv: the tests with the Python SDK cannot run (is the package index reachable?)"
+
+# the servers run as users of their own
+chmod 0755 "$work"
+databases "$work/db" || say "!! the tests on a missing database are skipped"
 
 check "cargo fmt" cargo fmt --check
 check "cargo clippy" cargo clippy --quiet --locked --all-targets -- -D warnings

@@ -28,7 +28,7 @@ CREATE TABLE checkpoint_disks (
 ALTER TABLE backups ADD COLUMN from_checkpoint VARCHAR(36);
 ALTER TABLE backups ADD COLUMN to_checkpoint VARCHAR(36);
 -- 1: the guest's file systems are frozen while the point in time is taken.
-ALTER TABLE backups ADD COLUMN freeze BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE backups ADD COLUMN frozen BIGINT NOT NULL DEFAULT 0;
 -- When somebody last asked about it.
 ALTER TABLE backups ADD COLUMN touched_ms BIGINT NOT NULL DEFAULT 0;
 

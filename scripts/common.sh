@@ -13,7 +13,7 @@ build_packages=(gcc)
 demo_packages=(qemu-utils qemu-system-x86 libvirt-daemon-system libvirt-clients iproute2)
 test_packages=(
     libnbd-bin nbdkit libxml2-utils curl python3-venv python3-dev pkg-config
-    libcurl4-openssl-dev libssl-dev libxml2-dev libxslt1-dev
+    libcurl4-openssl-dev libssl-dev libxml2-dev libxslt1-dev mariadb-server-core mariadb-client-core postgresql
 )
 
 # installed PACKAGE: whether dpkg has it, fully configured

@@ -34,6 +34,11 @@ pub enum Role {
     CheckConfig(CheckConfig),
     /// Check a site end to end: CloudStack, accounts, pools, hosts. Says what to change, changes nothing.
     Doctor(Doctor),
+    /// The gateway's database: check it, or make a new one out of what the images tell.
+    State {
+        #[command(subcommand)]
+        action: State,
+    },
     /// The certificates of gateway and hosts.
     Pki {
         #[command(subcommand)]
@@ -94,6 +99,25 @@ pub struct Doctor {
     /// Print JSON: findings and a summary.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum State {
+    /// Check the database, and compare its checkpoints with the bitmaps on the hosts. Changes nothing, may
+    /// run beside the gateway. Exit status 1 if something is not as it should be.
+    Check {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Put a damaged database aside, make a new one and take over the checkpoints that the images hold. The
+    /// gateway must not run.
+    Rebuild {
+        #[command(flatten)]
+        settings: Settings,
+        /// Whose bitmaps count, where those of several gateways are found: the eight digits in their names.
+        #[arg(long, value_name = "DIGITS")]
+        installation: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -23,6 +23,10 @@ fn main() -> ExitCode {
             Ok(code) => return code,
             Err(error) => Err(error),
         },
+        Role::State { action } => match roles::state::run(&action) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Role::Pki { action } => roles::pki::run(&action),
     };
     match outcome {

@@ -8,6 +8,7 @@ pub mod imageio;
 pub mod pki;
 pub mod serve;
 pub mod simulator;
+pub mod state;
 
 use std::future::Future;
 
@@ -20,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub struct BadSetting(pub String);
 
 /// Runs a role on the ordinary work-stealing runtime.
-fn block_on<F: Future<Output = anyhow::Result<()>>>(role: F) -> anyhow::Result<()> {
+fn block_on<T, F: Future<Output = anyhow::Result<T>>>(role: F) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?.block_on(role)
 }
 

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -67,31 +68,18 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
     let instance_id = store.instance_id().await?;
     let secret = hmac_secret(config.security.hmac_secret.as_ref(), &config.state.dir)?;
     let endpoint = Endpoint::new(&config.cloudstack)?;
-    let service = match (&config.cloudstack.api_key, &config.cloudstack.secret_key) {
-        (Some(key), Some(secret)) => {
-            Some(Service::new(Client::with_keys(endpoint.clone(), key.clone(), secret.clone())))
-        }
-        _ => {
-            tracing::warn!(
-                "no service account ([cloudstack] api_key, secret_key): inventory and power only, no backup or restore"
-            );
-            None
-        }
-    };
+    let service = service_account(&config, &endpoint);
+    if service.is_none() {
+        tracing::warn!(
+            "no service account ([cloudstack] api_key, secret_key): inventory and power only, no backup or restore"
+        );
+    }
     let office = office(&config);
     office.publish()?;
     let hosts = HostLink::new(&host_link(&certificates.site, &config.imageio)).context("[imageio]")?;
     let keeping = tokio::spawn(enrol::keep(hosts.clone(), office.clone(), keep_pause(&config)));
-    let engine = Engine::open(transfer::Parts {
-        store: store.clone(),
-        hosts: Some(hosts),
-        service: service.clone(),
-        secret: secret.clone(),
-        images_port: config.imageio.port,
-        backup: config.backup.clone(),
-        restore: config.restore.clone(),
-    })
-    .await?;
+    let parts = parts(&config, store.clone(), Some(hosts), service.clone(), secret.clone());
+    let engine = Engine::open(parts).await?;
     let service = gateway::service(gateway::Parts {
         sessions: Sessions::new(&config.auth, endpoint, secret),
         engine: engine.clone(),
@@ -108,6 +96,15 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
         max_connections: config.server.max_connections.max(1) as usize,
         ..Default::default()
     };
+    let lost = store.clone();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let stop = async move {
+        let outdone = tokio::select! {
+            () = stop => false,
+            () = lost.lost() => true,
+        };
+        let _ = tell.send(outdone);
+    };
     super::ready(&format!("serve https://{address}/ovirt-engine"));
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
     serve::run(listener, Some(tls), move |_| service.clone(), options, stop).await;
@@ -115,8 +112,36 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
     following.abort();
     engine.close(GRACE).await;
     store.close().await;
+    if told.await == Ok(true) {
+        anyhow::bail!("another gateway has taken the database over");
+    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What an engine is made of.
+pub(super) fn parts(
+    config: &Config,
+    store: Store,
+    hosts: Option<HostLink>,
+    service: Option<Service>,
+    secret: HmacSecret,
+) -> transfer::Parts {
+    transfer::Parts {
+        store,
+        hosts,
+        service,
+        secret,
+        images_port: config.imageio.port,
+        backup: config.backup.clone(),
+        restore: config.restore.clone(),
+        keep_days: config.state.keep_days,
+    }
+}
+
+pub(super) fn service_account(config: &Config, endpoint: &Arc<Endpoint>) -> Option<Service> {
+    let (key, secret) = (config.cloudstack.api_key.as_ref()?, config.cloudstack.secret_key.as_ref()?);
+    Some(Service::new(Client::with_keys(endpoint.clone(), key.clone(), secret.clone())))
 }
 
 /// The certificates of this gateway, found or made.

@@ -4,6 +4,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::checkpoint::{self, Checkpoint, CheckpointDisk, CheckpointPhase};
+use super::database::Within;
 use super::store::{size_of, stored, word};
 use super::{Error, Store, now_ms, words};
 
@@ -87,10 +88,10 @@ impl Store {
     /// Stores a new backup with its disks and the checkpoint it makes; [`Error::Taken`] if the id or
     /// the instance is taken.
     pub async fn insert_backup(&self, backup: &Backup, disks: &[BackupDisk]) -> Result<(), Error> {
-        let mut transaction = self.pool.begin().await?;
-        sqlx::query(
+        let mut transaction = self.pool.begin().within().await?;
+        self.query(
             "INSERT INTO backups (id, vm_id, open_vm, user_id, account, domain_id, phase, revision, host_id, \
-             host_address, source, name, description, from_checkpoint, to_checkpoint, freeze, created_ms, \
+             host_address, source, name, description, from_checkpoint, to_checkpoint, frozen, created_ms, \
              modified_ms, touched_ms, error) \
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
@@ -115,9 +116,10 @@ impl Store {
         .bind(backup.touched_ms)
         .bind(backup.error.clone())
         .execute(&mut *transaction)
+        .within()
         .await?;
         for (position, disk) in disks.iter().enumerate() {
-            sqlx::query(
+            self.query(
                 "INSERT INTO backup_disks (backup_id, disk_id, position, pool_id, pool_kind, pool_path, \
                  volume_path, size, url, incremental, why_full) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )
@@ -133,21 +135,23 @@ impl Store {
             .bind(i64::from(disk.incremental))
             .bind(disk.why_full.clone())
             .execute(&mut *transaction)
+            .within()
             .await?;
         }
         if let Some(id) = &backup.to_checkpoint {
-            let row = sqlx::query(
+            let row = self.query(
                 "SELECT id FROM checkpoints WHERE vm_id = ? AND phase = ? ORDER BY created_ms DESC, id LIMIT 1",
             )
             .bind(backup.vm_id.clone())
             .bind(CheckpointPhase::Created.as_str())
             .fetch_optional(&mut *transaction)
+            .within()
             .await?;
             let parent_id = row.map(|row| row.try_get("id")).transpose()?;
             let (checkpoint, disks) = pending(id, parent_id, backup, disks);
-            checkpoint::insert(&mut transaction, &checkpoint, &disks).await?;
+            checkpoint::insert(self.backend, &mut transaction, &checkpoint, &disks).await?;
         }
-        transaction.commit().await?;
+        transaction.commit().within().await?;
         Ok(())
     }
 
@@ -155,24 +159,26 @@ impl Store {
     /// the checkpoint it makes is decided as well.
     pub async fn swap_backup(&self, old: &Backup, new: &Backup) -> Result<Option<Backup>, Error> {
         let new = Backup { revision: old.revision + 1, modified_ms: now_ms(), ..new.clone() };
-        let mut transaction = self.pool.begin().await?;
-        let done = sqlx::query(
-            "UPDATE backups SET phase = ?, revision = ?, open_vm = ?, host_id = ?, host_address = ?, \
+        let mut transaction = self.pool.begin().within().await?;
+        let done = self
+            .query(
+                "UPDATE backups SET phase = ?, revision = ?, open_vm = ?, host_id = ?, host_address = ?, \
              to_checkpoint = ?, modified_ms = ?, error = ? WHERE id = ? AND phase = ? AND revision = ?",
-        )
-        .bind(new.phase.as_str())
-        .bind(new.revision)
-        .bind(new.open.then(|| new.vm_id.clone()))
-        .bind(new.host_id.clone())
-        .bind(new.host_address.clone())
-        .bind(new.to_checkpoint.clone())
-        .bind(new.modified_ms)
-        .bind(new.error.clone())
-        .bind(old.id.clone())
-        .bind(old.phase.as_str())
-        .bind(old.revision)
-        .execute(&mut *transaction)
-        .await?;
+            )
+            .bind(new.phase.as_str())
+            .bind(new.revision)
+            .bind(new.open.then(|| new.vm_id.clone()))
+            .bind(new.host_id.clone())
+            .bind(new.host_address.clone())
+            .bind(new.to_checkpoint.clone())
+            .bind(new.modified_ms)
+            .bind(new.error.clone())
+            .bind(old.id.clone())
+            .bind(old.phase.as_str())
+            .bind(old.revision)
+            .execute(&mut *transaction)
+            .within()
+            .await?;
         if done.rows_affected() != 1 {
             return Ok(None);
         }
@@ -184,20 +190,34 @@ impl Store {
         match (&old.to_checkpoint, &new.to_checkpoint, fate) {
             (Some(checkpoint), None, _) => {
                 let reason = Some("no disk can carry its bitmap");
-                checkpoint::share_fate(&mut transaction, checkpoint, CheckpointPhase::Doomed, reason).await?;
+                checkpoint::share_fate(
+                    self.backend,
+                    &mut transaction,
+                    checkpoint,
+                    CheckpointPhase::Doomed,
+                    reason,
+                )
+                .await?;
             }
             (_, Some(checkpoint), Some(fate)) => {
-                checkpoint::share_fate(&mut transaction, checkpoint, fate, new.error.as_deref()).await?;
+                checkpoint::share_fate(
+                    self.backend,
+                    &mut transaction,
+                    checkpoint,
+                    fate,
+                    new.error.as_deref(),
+                )
+                .await?;
             }
             _ => {}
         }
-        transaction.commit().await?;
+        transaction.commit().within().await?;
         Ok(Some(new))
     }
 
     /// Keeps what a host exported for a disk.
     pub async fn exported(&self, disk: &BackupDisk) -> Result<(), Error> {
-        sqlx::query(
+        self.query(
             "UPDATE backup_disks SET size = ?, url = ?, incremental = ?, why_full = ? \
              WHERE backup_id = ? AND disk_id = ?",
         )
@@ -208,49 +228,58 @@ impl Store {
         .bind(disk.backup_id.clone())
         .bind(disk.disk_id.clone())
         .execute(&self.pool)
+        .within()
         .await?;
         Ok(())
     }
 
     /// Keeps when somebody last asked about a backup; no change of phase, so no swap.
     pub async fn touch_backup(&self, id: &str, now_ms: i64) -> Result<(), Error> {
-        sqlx::query("UPDATE backups SET touched_ms = ? WHERE id = ?")
+        self.query("UPDATE backups SET touched_ms = ? WHERE id = ?")
             .bind(now_ms)
             .bind(id.to_owned())
             .execute(&self.pool)
+            .within()
             .await?;
         Ok(())
     }
 
     pub async fn backup(&self, id: &str) -> Result<Option<Backup>, Error> {
-        let row = sqlx::query("SELECT * FROM backups WHERE id = ?")
+        let row = self
+            .query("SELECT * FROM backups WHERE id = ?")
             .bind(id.to_owned())
             .fetch_optional(&self.pool)
+            .within()
             .await?;
         row.as_ref().map(Backup::read).transpose()
     }
 
     /// The newest backups of an instance, newest first.
     pub async fn backups_of(&self, vm: &str) -> Result<Vec<Backup>, Error> {
-        let rows =
-            sqlx::query("SELECT * FROM backups WHERE vm_id = ? ORDER BY created_ms DESC, id LIMIT 1000")
-                .bind(vm.to_owned())
-                .fetch_all(&self.pool)
-                .await?;
+        let rows = self
+            .query("SELECT * FROM backups WHERE vm_id = ? ORDER BY created_ms DESC, id LIMIT 1000")
+            .bind(vm.to_owned())
+            .fetch_all(&self.pool)
+            .within()
+            .await?;
         rows.iter().map(Backup::read).collect()
     }
 
     pub async fn open_backups(&self) -> Result<Vec<Backup>, Error> {
-        let rows = sqlx::query("SELECT * FROM backups WHERE open_vm IS NOT NULL ORDER BY created_ms, id")
+        let rows = self
+            .query("SELECT * FROM backups WHERE open_vm IS NOT NULL ORDER BY created_ms, id")
             .fetch_all(&self.pool)
+            .within()
             .await?;
         rows.iter().map(Backup::read).collect()
     }
 
     pub async fn backup_disks(&self, backup: &str) -> Result<Vec<BackupDisk>, Error> {
-        let rows = sqlx::query("SELECT * FROM backup_disks WHERE backup_id = ? ORDER BY position")
+        let rows = self
+            .query("SELECT * FROM backup_disks WHERE backup_id = ? ORDER BY position")
             .bind(backup.to_owned())
             .fetch_all(&self.pool)
+            .within()
             .await?;
         rows.iter().map(BackupDisk::read).collect()
     }
@@ -259,7 +288,7 @@ impl Store {
 impl Backup {
     fn read(row: &AnyRow) -> Result<Self, Error> {
         let open: Option<String> = row.try_get("open_vm")?;
-        let freeze: i64 = row.try_get("freeze")?;
+        let freeze: i64 = row.try_get("frozen")?;
         Ok(Self {
             id: row.try_get("id")?,
             vm_id: row.try_get("vm_id")?,

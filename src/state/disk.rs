@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::database::Within;
 use super::store::{size_of, stored};
 use super::{Error, Store, now_ms};
 
@@ -28,7 +29,7 @@ pub struct Disk {
 impl Store {
     /// Stores a disk; [`Error::Taken`] if the id or the client's id is taken.
     pub async fn insert_disk(&self, disk: &Disk) -> Result<(), Error> {
-        sqlx::query(
+        self.query(
             "INSERT INTO disks (id, account, domain_id, exact_size, row_size, pool_id, volume_path, \
              client_id, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
@@ -42,31 +43,35 @@ impl Store {
         .bind(disk.client_id.clone())
         .bind(disk.created_ms)
         .execute(&self.pool)
+        .within()
         .await?;
         Ok(())
     }
 
     pub async fn disk(&self, id: &str) -> Result<Option<Disk>, Error> {
-        let row = sqlx::query("SELECT * FROM disks WHERE id = ? OR client_id = ?")
+        let row = self
+            .query("SELECT * FROM disks WHERE id = ? OR client_id = ?")
             .bind(id.to_owned())
             .bind(id.to_owned())
             .fetch_optional(&self.pool)
+            .within()
             .await?;
         row.as_ref().map(Disk::read).transpose()
     }
 
     pub async fn forget_disk(&self, id: &str) -> Result<(), Error> {
-        sqlx::query("DELETE FROM disks WHERE id = ?").bind(id.to_owned()).execute(&self.pool).await?;
+        self.query("DELETE FROM disks WHERE id = ?").bind(id.to_owned()).execute(&self.pool).within().await?;
         Ok(())
     }
 
     /// Both sizes of a disk that was made larger.
     pub async fn disk_grew(&self, id: &str, size: u64) -> Result<(), Error> {
-        sqlx::query("UPDATE disks SET exact_size = ?, row_size = ? WHERE id = ?")
+        self.query("UPDATE disks SET exact_size = ?, row_size = ? WHERE id = ?")
             .bind(stored(size))
             .bind(stored(size))
             .bind(id.to_owned())
             .execute(&self.pool)
+            .within()
             .await?;
         Ok(())
     }
@@ -78,7 +83,7 @@ impl Store {
             return Ok(disk.into_iter().map(|disk| (disk.id, disk.exact_size)).collect());
         }
         let wanted: HashMap<&str, u64> = rows.iter().copied().collect();
-        let rows = sqlx::query("SELECT * FROM disks").fetch_all(&self.pool).await?;
+        let rows = self.query("SELECT * FROM disks").fetch_all(&self.pool).within().await?;
         let mut sizes = HashMap::new();
         for row in &rows {
             let disk = Disk::read(row)?;
@@ -91,15 +96,15 @@ impl Store {
 
     /// Remembers that an account deleted something, so that it may do so again.
     pub async fn mark_deleted(&self, id: &str, account: &str, domain_id: &str) -> Result<(), Error> {
-        let inserted =
-            sqlx::query("INSERT INTO deleted (id, account, domain_id, deleted_ms) VALUES (?, ?, ?, ?)")
-                .bind(id.to_owned())
-                .bind(account.to_owned())
-                .bind(domain_id.to_owned())
-                .bind(now_ms())
-                .execute(&self.pool)
-                .await
-                .map_err(Error::from);
+        let inserted = self
+            .query("INSERT INTO deleted (id, account, domain_id, deleted_ms) VALUES (?, ?, ?, ?)")
+            .bind(id.to_owned())
+            .bind(account.to_owned())
+            .bind(domain_id.to_owned())
+            .bind(now_ms())
+            .execute(&self.pool)
+            .within()
+            .await;
         match inserted {
             Ok(_) | Err(Error::Taken) => Ok(()),
             Err(error) => Err(error),
@@ -107,11 +112,13 @@ impl Store {
     }
 
     pub async fn was_deleted(&self, id: &str, account: &str, domain_id: &str) -> Result<bool, Error> {
-        let row = sqlx::query("SELECT id FROM deleted WHERE id = ? AND account = ? AND domain_id = ?")
+        let row = self
+            .query("SELECT id FROM deleted WHERE id = ? AND account = ? AND domain_id = ?")
             .bind(id.to_owned())
             .bind(account.to_owned())
             .bind(domain_id.to_owned())
             .fetch_optional(&self.pool)
+            .within()
             .await?;
         Ok(row.is_some())
     }

@@ -6,8 +6,11 @@
 
 mod backup;
 mod checkpoint;
+mod database;
 mod disk;
+mod history;
 mod place;
+mod sole;
 mod steps;
 mod store;
 mod transfer;
@@ -16,6 +19,7 @@ mod work;
 pub use backup::{Backup, BackupDisk, BackupPhase, Source};
 pub use checkpoint::{Checkpoint, CheckpointDisk, CheckpointPhase};
 pub use disk::Disk;
+pub use history::{Aside, Summary};
 pub use place::{Lease, Placement};
 pub use steps::{Kind as StepKind, Step};
 pub use store::{Config, Error, Store, now_ms};

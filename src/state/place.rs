@@ -2,6 +2,7 @@
 
 use sqlx::Row;
 
+use super::database::Within;
 use super::{Error, Store, now_ms};
 
 /// The host that opens the image of a disk which no instance runs on.
@@ -22,15 +23,15 @@ pub struct Placement {
 impl Store {
     /// Takes a lease unless there is one, and answers the one that holds.
     pub async fn take_lease(&self, lease: &Lease) -> Result<Lease, Error> {
-        let inserted =
-            sqlx::query("INSERT INTO leases (disk_id, host_id, host_address, taken_ms) VALUES (?, ?, ?, ?)")
-                .bind(lease.disk_id.clone())
-                .bind(lease.host_id.clone())
-                .bind(lease.host_address.clone())
-                .bind(now_ms())
-                .execute(&self.pool)
-                .await
-                .map_err(Error::from);
+        let inserted = self
+            .query("INSERT INTO leases (disk_id, host_id, host_address, taken_ms) VALUES (?, ?, ?, ?)")
+            .bind(lease.disk_id.clone())
+            .bind(lease.host_id.clone())
+            .bind(lease.host_address.clone())
+            .bind(now_ms())
+            .execute(&self.pool)
+            .within()
+            .await;
         match inserted {
             Ok(_) => Ok(lease.clone()),
             Err(Error::Taken) => Ok(self.lease(&lease.disk_id).await?.unwrap_or_else(|| lease.clone())),
@@ -39,9 +40,11 @@ impl Store {
     }
 
     pub async fn lease(&self, disk: &str) -> Result<Option<Lease>, Error> {
-        let row = sqlx::query("SELECT * FROM leases WHERE disk_id = ?")
+        let row = self
+            .query("SELECT * FROM leases WHERE disk_id = ?")
             .bind(disk.to_owned())
             .fetch_optional(&self.pool)
+            .within()
             .await?;
         row.map(|row| {
             Ok(Lease {
@@ -54,18 +57,23 @@ impl Store {
     }
 
     pub async fn drop_lease(&self, disk: &str) -> Result<(), Error> {
-        sqlx::query("DELETE FROM leases WHERE disk_id = ?").bind(disk.to_owned()).execute(&self.pool).await?;
+        self.query("DELETE FROM leases WHERE disk_id = ?")
+            .bind(disk.to_owned())
+            .execute(&self.pool)
+            .within()
+            .await?;
         Ok(())
     }
 
     /// Drops the leases of disks that no open backup or transfer uses.
     pub async fn drop_unused_leases(&self) -> Result<u64, Error> {
-        let done = sqlx::query(
+        let done = self.query(
             "DELETE FROM leases WHERE disk_id NOT IN (SELECT open_disk FROM transfers WHERE open_disk IS NOT \
              NULL) AND disk_id NOT IN (SELECT d.disk_id FROM backup_disks d, backups b WHERE b.id = \
              d.backup_id AND b.open_vm IS NOT NULL)",
         )
         .execute(&self.pool)
+        .within()
         .await?;
         Ok(done.rows_affected())
     }
@@ -76,36 +84,42 @@ impl Store {
 
     /// All of them or none: one flush to the disk for many.
     pub async fn keep_placements(&self, placements: &[Placement]) -> Result<(), Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.pool.begin().within().await?;
         for placement in placements {
-            sqlx::query("DELETE FROM placement WHERE vm_id = ?")
+            self.query("DELETE FROM placement WHERE vm_id = ?")
                 .bind(placement.vm_id.clone())
                 .execute(&mut *transaction)
+                .within()
                 .await?;
-            sqlx::query("INSERT INTO placement (vm_id, cluster_id, host_id, seen_ms) VALUES (?, ?, ?, ?)")
+            self.query("INSERT INTO placement (vm_id, cluster_id, host_id, seen_ms) VALUES (?, ?, ?, ?)")
                 .bind(placement.vm_id.clone())
                 .bind(placement.cluster_id.clone())
                 .bind(placement.host_id.clone())
                 .bind(now_ms())
                 .execute(&mut *transaction)
+                .within()
                 .await?;
         }
-        Ok(transaction.commit().await?)
+        transaction.commit().within().await
     }
 
     /// Where each instance was last seen, the latest first; `most` at most.
     pub async fn placements(&self, most: u32) -> Result<Vec<Placement>, Error> {
-        let rows = sqlx::query("SELECT * FROM placement ORDER BY seen_ms DESC, vm_id LIMIT ?")
+        let rows = self
+            .query("SELECT * FROM placement ORDER BY seen_ms DESC, vm_id LIMIT ?")
             .bind(i64::from(most))
             .fetch_all(&self.pool)
+            .within()
             .await?;
         rows.iter().map(Placement::read).collect()
     }
 
     pub async fn placement(&self, vm: &str) -> Result<Option<Placement>, Error> {
-        let row = sqlx::query("SELECT * FROM placement WHERE vm_id = ?")
+        let row = self
+            .query("SELECT * FROM placement WHERE vm_id = ?")
             .bind(vm.to_owned())
             .fetch_optional(&self.pool)
+            .within()
             .await?;
         row.as_ref().map(Placement::read).transpose()
     }

@@ -2,6 +2,7 @@
 
 use sqlx::Row;
 
+use super::database::Within;
 use super::store::word;
 use super::{Error, Store, now_ms, words};
 
@@ -31,38 +32,46 @@ pub struct Step {
 impl Store {
     /// Notes what to undo, before or as soon as it is known.
     pub async fn note_step(&self, work: &str, position: i64, kind: Kind, subject: &str) -> Result<(), Error> {
-        sqlx::query("INSERT INTO steps (work, position, kind, subject, created_ms) VALUES (?, ?, ?, ?, ?)")
+        self.query("INSERT INTO steps (work, position, kind, subject, created_ms) VALUES (?, ?, ?, ?, ?)")
             .bind(work.to_owned())
             .bind(position)
             .bind(kind.as_str())
             .bind(subject.to_owned())
             .bind(now_ms())
             .execute(&self.pool)
+            .within()
             .await?;
         Ok(())
     }
 
     /// The work is complete: nothing is to be undone.
     pub async fn forget_steps(&self, work: &str) -> Result<(), Error> {
-        sqlx::query("DELETE FROM steps WHERE work = ?").bind(work.to_owned()).execute(&self.pool).await?;
+        self.query("DELETE FROM steps WHERE work = ?")
+            .bind(work.to_owned())
+            .execute(&self.pool)
+            .within()
+            .await?;
         Ok(())
     }
 
     pub async fn forget_step(&self, step: &Step) -> Result<(), Error> {
-        sqlx::query("DELETE FROM steps WHERE work = ? AND position = ?")
+        self.query("DELETE FROM steps WHERE work = ? AND position = ?")
             .bind(step.work.clone())
             .bind(step.position)
             .execute(&self.pool)
+            .within()
             .await?;
         Ok(())
     }
 
     /// All steps of a work, or of every work there is, the newest of each work first.
     pub async fn steps(&self, work: Option<&str>) -> Result<Vec<Step>, Error> {
-        let rows = sqlx::query("SELECT * FROM steps WHERE work = ? OR ? = 1 ORDER BY work, position DESC")
+        let rows = self
+            .query("SELECT * FROM steps WHERE work = ? OR ? = 1 ORDER BY work, position DESC")
             .bind(work.unwrap_or_default().to_owned())
             .bind(i64::from(work.is_none()))
             .fetch_all(&self.pool)
+            .within()
             .await?;
         rows.iter()
             .map(|row| {

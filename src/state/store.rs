@@ -1,12 +1,16 @@
 //! Opening the database, and its errors.
 
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use secrecy::SecretString;
 use serde::Deserialize;
-use sqlx::any::{AnyPoolOptions, AnyRow};
-use sqlx::{AnyConnection, AnyPool, Connection, Executor, Row};
+use sqlx::any::AnyRow;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::{AnyPool, Row};
+
+use super::database::{Backend, Database, Query, Within};
+use super::sole::Sole;
 
 /// The section `[state]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -14,34 +18,58 @@ use sqlx::{AnyConnection, AnyPool, Connection, Executor, Row};
 pub struct Config {
     /// Where the database and the secrets made at first start are kept.
     pub dir: PathBuf,
-    /// The database, `sqlite:PATH`; without it `state.db` in `dir`.
-    pub url: Option<String>,
+    /// The database: `sqlite:PATH`, `mysql://…` or `postgres://…`; without it `state.db` in `dir`.
+    pub url: Option<SecretString>,
+    /// Days that backups and transfers which have ended can be asked for.
+    pub keep_days: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { dir: PathBuf::from("/var/lib/ovirt-gateway"), url: None }
+        Self { dir: PathBuf::from("/var/lib/ovirt-gateway"), url: None, keep_days: 90 }
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{url}: only sqlite: databases are supported")]
-    Kind { url: String },
+    #[error("{scheme}: no database we know: sqlite:, mysql: or postgres:")]
+    Kind { scheme: String },
     #[error("{path}: cannot be created or opened: {source}")]
     Open { path: PathBuf, source: std::io::Error },
-    #[error("{path}: is damaged or not a database: {text}; move it away to start anew")]
-    Damaged { path: PathBuf, text: String },
-    #[error("{path}: cannot be written: {text}")]
-    Unwritable { path: PathBuf, text: String },
-    #[error("the database's schema cannot be brought up to date: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error(
+        "{place}: is damaged or not a database: {text}; `ovirt-gateway state rebuild` puts it aside and \
+         reads the checkpoints back from the hosts"
+    )]
+    Damaged { place: String, text: String },
+    #[error("{place}: cannot be written: {text}")]
+    Unwritable { place: String, text: String },
+    #[error("{place}: another gateway uses this database")]
+    InUse { place: String },
+    #[error("{place}: cannot be used: {source}")]
+    Unreachable { place: String, source: sqlx::Error },
+    #[error(
+        "{place}: its collation is {collation}, which takes different names for the same: make it with \
+         CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+    )]
+    Collation { place: String, collation: String },
+    #[error("{place}: is of a newer version of this program (its schema is {version}, we know {ours})")]
+    Newer { place: String, version: i64, ours: i64 },
+    #[error(
+        "{place}: is of an older version (its schema is {version}, ours {ours}); `serve` brings it up to date"
+    )]
+    Older { place: String, version: i64, ours: i64 },
+    #[error("{place}: there is none")]
+    Missing { place: String },
+    #[error("{place}: the schema cannot be brought up to date: {source}")]
+    Migrate { place: String, source: MigrateError },
     /// A row holds what no version of this program writes.
     #[error("the database holds the unknown {column} \"{word}\"")]
     Word { column: &'static str, word: String },
     /// A unique value is there already: an id, or an open backup or transfer of the same thing.
     #[error("there is one already")]
     Taken,
+    #[error("the database does not answer")]
+    Silent,
     #[error("the database failed: {0}")]
     Sql(sqlx::Error),
 }
@@ -59,41 +87,48 @@ impl From<sqlx::Error> for Error {
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(super) pool: AnyPool,
-    path: PathBuf,
+    pub(super) backend: Backend,
+    sole: Option<Sole>,
 }
 
 impl Store {
     /// Opens the database, makes it if there is none, checks it and brings its schema up to date.
     pub async fn open(config: &Config) -> Result<Self, Error> {
-        let path = match &config.url {
-            None => config.dir.join("state.db"),
-            Some(url) => match url.strip_prefix("sqlite:") {
-                Some(path) => PathBuf::from(path.strip_prefix("//").unwrap_or(path)),
-                None => return Err(Error::Kind { url: scheme(url) }),
-            },
-        };
-        prepare(&path)?;
-        sqlx::any::install_default_drivers();
-        check(&path).await?;
-        let pool = AnyPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(ACQUIRE)
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    connection.execute(PRAGMAS).await?;
-                    Ok(())
-                })
-            })
-            .connect(&address(&path))
-            .await
-            .map_err(|error| refine(&path, error))?;
-        let store = Self { pool, path };
-        sqlx::migrate!("./migrations").run(&store.pool).await?;
+        let database = Database::new(&config.dir, config.url.as_ref())?;
+        database.check().await?;
+        let sole = Sole::take(&database).await?;
+        let pool = database.pool().await?;
+        MIGRATIONS.run(&pool).await.map_err(|source| outdated(&database, source))?;
+        let store = Self { pool, backend: database.backend(), sole: Some(sole) };
         store.keep("instance_id", &uuid::Uuid::new_v4().to_string()).await.map_err(|error| match error {
-            Error::Sql(error) => refine(&store.path, error),
+            Error::Sql(error) => database.refine(error),
             other => other,
         })?;
         Ok(store)
+    }
+
+    /// Opens a database as it is, beside the gateway that uses it, to be read.
+    pub async fn beside(config: &Config) -> Result<Self, Error> {
+        let database = Database::new(&config.dir, config.url.as_ref())?;
+        if !database.exists() {
+            return Err(Error::Missing { place: database.name() });
+        }
+        database.check().await?;
+        let store = Self { pool: database.pool().await?, backend: database.backend(), sole: None };
+        let ours = newest();
+        match store.schema().await.unwrap_or(0) {
+            version if version == ours => Ok(store),
+            version if version > ours => Err(Error::Newer { place: database.name(), version, ours }),
+            version => Err(Error::Older { place: database.name(), version, ours }),
+        }
+    }
+
+    /// Returns when another gateway has taken the database over: nothing may be written any more.
+    pub async fn lost(&self) {
+        match &self.sole {
+            Some(sole) => sole.lost().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// This installation's id, made when the database was.
@@ -108,18 +143,21 @@ impl Store {
             return Ok(());
         }
         let id = format!("{digits}{}", id.get(8..).unwrap_or_default());
-        sqlx::query("UPDATE meta SET value = ? WHERE name = ?")
+        self.query("UPDATE meta SET value = ? WHERE name = ?")
             .bind(id)
             .bind("instance_id".to_owned())
             .execute(&self.pool)
+            .within()
             .await?;
         Ok(())
     }
 
     pub async fn meta(&self, name: &str) -> Result<Option<String>, Error> {
-        let row = sqlx::query("SELECT value FROM meta WHERE name = ?")
+        let row = self
+            .query("SELECT value FROM meta WHERE name = ?")
             .bind(name.to_owned())
             .fetch_optional(&self.pool)
+            .within()
             .await?;
         Ok(row.map(|row| row.try_get("value")).transpose()?)
     }
@@ -129,17 +167,25 @@ impl Store {
         self.pool.close().await;
     }
 
+    /// A statement with `?` for its arguments.
+    pub(super) fn query(&self, sql: &'static str) -> Query {
+        self.backend.query(sql)
+    }
+
     /// Stores a value unless there is one; a write in any case, so a read-only file shows at start.
     async fn keep(&self, name: &str, value: &str) -> Result<(), Error> {
-        let changed = sqlx::query("UPDATE meta SET value = value WHERE name = ?")
+        let changed = self
+            .query("UPDATE meta SET value = value WHERE name = ?")
             .bind(name.to_owned())
             .execute(&self.pool)
+            .within()
             .await?;
         if changed.rows_affected() == 0 {
-            sqlx::query("INSERT INTO meta (name, value) VALUES (?, ?)")
+            self.query("INSERT INTO meta (name, value) VALUES (?, ?)")
                 .bind(name.to_owned())
                 .bind(value.to_owned())
                 .execute(&self.pool)
+                .within()
                 .await?;
         }
         Ok(())
@@ -167,81 +213,48 @@ pub(super) fn word<T>(row: &AnyRow, column: &'static str, parse: fn(&str) -> Opt
     parse(&word).ok_or(Error::Word { column, word })
 }
 
-/// The file is made before SQLite opens it, readable by nobody else; its journals inherit that.
-fn prepare(path: &Path) -> Result<(), Error> {
-    let failed = |source| Error::Open { path: path.into(), source };
-    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-    }
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
-    let mut permissions = file.metadata().map_err(failed)?.permissions();
-    if permissions.mode() & 0o777 != 0o600 {
-        permissions.set_mode(0o600);
-        file.set_permissions(permissions).map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// By a connection of its own: the pool would try a broken file again and again, and say only that
-/// it ran out of time.
-async fn check(path: &Path) -> Result<(), Error> {
-    let checked = async {
-        let mut connection = AnyConnection::connect(&address(path)).await?;
-        connection.execute(PRAGMAS).await?;
-        let row = sqlx::query("PRAGMA quick_check(1)").fetch_one(&mut connection).await?;
-        let text: String = row.try_get(0)?;
-        connection.close().await?;
-        Ok(text)
-    };
-    match checked.await.map_err(|error| refine(path, error))?.as_str() {
-        "ok" => Ok(()),
-        text => Err(Error::Damaged { path: path.into(), text: text.to_owned() }),
-    }
-}
-
-fn address(path: &Path) -> String {
-    let path = path.to_string_lossy();
-    let escaped = percent_encoding::utf8_percent_encode(&path, PATH);
-    format!("sqlite:{escaped}")
-}
-
-/// The part of a URL that holds no password.
-fn scheme(url: &str) -> String {
-    url.split(':').next().unwrap_or_default().to_owned()
-}
-
-fn refine(path: &Path, error: sqlx::Error) -> Error {
-    let code = match &error {
-        sqlx::Error::Database(database) => database.code().and_then(|code| code.parse::<u32>().ok()),
-        _ => None,
-    };
-    // The low byte is SQLite's primary result code.
-    match code.map(|code| code & 0xff) {
-        Some(SQLITE_CORRUPT | SQLITE_NOTADB) => Error::Damaged { path: path.into(), text: error.to_string() },
-        Some(SQLITE_READONLY | SQLITE_CANTOPEN | SQLITE_FULL | SQLITE_IOERR) => {
-            Error::Unwritable { path: path.into(), text: error.to_string() }
+fn outdated(database: &Database, source: MigrateError) -> Error {
+    let place = database.name();
+    let ours = newest();
+    match source {
+        MigrateError::VersionMissing(version) if version > ours => Error::Newer { place, version, ours },
+        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _)
+            if database.backend() == Backend::Sqlite =>
+        {
+            database.refine(source)
         }
-        _ => Error::Sql(error),
+        source => Error::Migrate { place, source },
     }
 }
 
-/// WAL with FULL: a phase that was answered to a client is on disk.
-const PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-                       PRAGMA foreign_keys = ON;";
-/// SQLite has one writer; more connections only help readers.
-const CONNECTIONS: u32 = 4;
-const ACQUIRE: Duration = Duration::from_secs(10);
-const PATH: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b' ').add(b'?').add(b'#').add(b'%');
-const SQLITE_READONLY: u32 = 8;
-const SQLITE_IOERR: u32 = 10;
-const SQLITE_CORRUPT: u32 = 11;
-const SQLITE_FULL: u32 = 13;
-const SQLITE_CANTOPEN: u32 = 14;
-const SQLITE_NOTADB: u32 = 26;
+/// The schema that this program knows.
+fn newest() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+/// Forward only: what was released is never changed, only followed by another.
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was answered to a client is on disk: SQLite's own word for it, on each connection.
+    #[tokio::test]
+    async fn every_connection_writes_ahead_and_waits_for_the_disk() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store =
+            Store::open(&Config { dir: dir.path().into(), ..Config::default() }).await.expect("opens");
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            let mut connection = store.pool.acquire().await.expect("a connection");
+            for (pragma, wanted) in [("synchronous", "2"), ("journal_mode", "wal"), ("foreign_keys", "1")] {
+                let sql = format!("SELECT CAST({pragma} AS TEXT) FROM pragma_{pragma}");
+                let row =
+                    sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_one(&mut *connection).await.expect(pragma);
+                assert_eq!(row.get::<String, _>(0), wanted, "{pragma}");
+            }
+            held.push(connection);
+        }
+    }
+}

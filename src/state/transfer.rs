@@ -3,6 +3,7 @@
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::database::Within;
 use super::store::{size_of, stored, word};
 use super::{Error, Store, now_ms, words};
 
@@ -115,7 +116,7 @@ pub struct Transfer {
 impl Store {
     /// Stores a new transfer; [`Error::Taken`] if the id or the disk is taken.
     pub async fn insert_transfer(&self, transfer: &Transfer) -> Result<(), Error> {
-        sqlx::query(
+        self.query(
             "INSERT INTO transfers (id, disk_id, open_disk, backup_id, vm_id, user_id, account, domain_id, \
              direction, format, phase, revision, host_id, host_address, pool_id, pool_kind, pool_path, \
              volume_path, export_url, dirty, nonce, size, inactivity_timeout, timeout_policy, created_ms, \
@@ -152,6 +153,7 @@ impl Store {
         .bind(stored(transfer.transferred))
         .bind(transfer.error.clone())
         .execute(&self.pool)
+        .within()
         .await?;
         Ok(())
     }
@@ -159,91 +161,105 @@ impl Store {
     /// Replaces `old` by `new` if nobody was faster; `None` says somebody was.
     pub async fn swap_transfer(&self, old: &Transfer, new: &Transfer) -> Result<Option<Transfer>, Error> {
         let new = Transfer { revision: old.revision + 1, modified_ms: now_ms(), ..new.clone() };
-        let done = sqlx::query(
-            "UPDATE transfers SET phase = ?, revision = ?, open_disk = ?, export_url = ?, size = ?, \
+        let done = self
+            .query(
+                "UPDATE transfers SET phase = ?, revision = ?, open_disk = ?, export_url = ?, size = ?, \
              modified_ms = ?, last_active_ms = ?, transferred = ?, error = ? \
              WHERE id = ? AND phase = ? AND revision = ?",
-        )
-        .bind(new.phase.as_str())
-        .bind(new.revision)
-        .bind(new.open.then(|| new.disk_id.clone()))
-        .bind(new.export_url.clone())
-        .bind(stored(new.size))
-        .bind(new.modified_ms)
-        .bind(new.last_active_ms)
-        .bind(stored(new.transferred))
-        .bind(new.error.clone())
-        .bind(old.id.clone())
-        .bind(old.phase.as_str())
-        .bind(old.revision)
-        .execute(&self.pool)
-        .await?;
+            )
+            .bind(new.phase.as_str())
+            .bind(new.revision)
+            .bind(new.open.then(|| new.disk_id.clone()))
+            .bind(new.export_url.clone())
+            .bind(stored(new.size))
+            .bind(new.modified_ms)
+            .bind(new.last_active_ms)
+            .bind(stored(new.transferred))
+            .bind(new.error.clone())
+            .bind(old.id.clone())
+            .bind(old.phase.as_str())
+            .bind(old.revision)
+            .execute(&self.pool)
+            .within()
+            .await?;
         Ok((done.rows_affected() == 1).then_some(new))
     }
 
     /// Keeps what the host last told of a transfer; no change of phase, so no swap.
     pub async fn seen_transfer(&self, id: &str, last_active_ms: i64, transferred: u64) -> Result<(), Error> {
-        sqlx::query("UPDATE transfers SET last_active_ms = ?, transferred = ? WHERE id = ?")
+        self.query("UPDATE transfers SET last_active_ms = ?, transferred = ? WHERE id = ?")
             .bind(last_active_ms)
             .bind(stored(transferred))
             .bind(id.to_owned())
             .execute(&self.pool)
+            .within()
             .await?;
         Ok(())
     }
 
     pub async fn transfer(&self, id: &str) -> Result<Option<Transfer>, Error> {
-        let row = sqlx::query("SELECT * FROM transfers WHERE id = ?")
+        let row = self
+            .query("SELECT * FROM transfers WHERE id = ?")
             .bind(id.to_owned())
             .fetch_optional(&self.pool)
+            .within()
             .await?;
         row.as_ref().map(Transfer::read).transpose()
     }
 
     /// The newest transfers of an account, newest first.
     pub async fn transfers_of(&self, account: &str, domain_id: &str) -> Result<Vec<Transfer>, Error> {
-        let rows = sqlx::query(
-            "SELECT * FROM transfers WHERE account = ? AND domain_id = ? \
+        let rows = self
+            .query(
+                "SELECT * FROM transfers WHERE account = ? AND domain_id = ? \
              ORDER BY created_ms DESC, id LIMIT 1000",
-        )
-        .bind(account.to_owned())
-        .bind(domain_id.to_owned())
-        .fetch_all(&self.pool)
-        .await?;
+            )
+            .bind(account.to_owned())
+            .bind(domain_id.to_owned())
+            .fetch_all(&self.pool)
+            .within()
+            .await?;
         rows.iter().map(Transfer::read).collect()
     }
 
     pub async fn open_transfers(&self) -> Result<Vec<Transfer>, Error> {
-        let rows = sqlx::query("SELECT * FROM transfers WHERE open_disk IS NOT NULL ORDER BY created_ms, id")
+        let rows = self
+            .query("SELECT * FROM transfers WHERE open_disk IS NOT NULL ORDER BY created_ms, id")
             .fetch_all(&self.pool)
+            .within()
             .await?;
         rows.iter().map(Transfer::read).collect()
     }
 
     pub async fn open_transfer_of(&self, disk: &str) -> Result<Option<Transfer>, Error> {
-        let row = sqlx::query("SELECT * FROM transfers WHERE open_disk = ?")
+        let row = self
+            .query("SELECT * FROM transfers WHERE open_disk = ?")
             .bind(disk.to_owned())
             .fetch_optional(&self.pool)
+            .within()
             .await?;
         row.as_ref().map(Transfer::read).transpose()
     }
 
     /// The latest upload to a disk, open or not.
     pub async fn last_upload(&self, disk: &str) -> Result<Option<Transfer>, Error> {
-        let row = sqlx::query(
+        let row = self.query(
             "SELECT * FROM transfers WHERE disk_id = ? AND direction = ? ORDER BY created_ms DESC, id LIMIT 1",
         )
         .bind(disk.to_owned())
         .bind(Direction::Upload.as_str())
         .fetch_optional(&self.pool)
+        .within()
         .await?;
         row.as_ref().map(Transfer::read).transpose()
     }
 
     pub async fn open_transfers_of_backup(&self, backup: &str) -> Result<Vec<Transfer>, Error> {
-        let rows = sqlx::query("SELECT * FROM transfers WHERE backup_id = ? AND open_disk IS NOT NULL")
+        let rows = self
+            .query("SELECT * FROM transfers WHERE backup_id = ? AND open_disk IS NOT NULL")
             .bind(backup.to_owned())
             .fetch_all(&self.pool)
+            .within()
             .await?;
         rows.iter().map(Transfer::read).collect()
     }

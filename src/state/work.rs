@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::Row;
 
+use super::database::Within;
 use super::{Error, Store};
 
 /// A backup, or a transfer that is no part of one.
@@ -19,15 +20,17 @@ pub struct Open {
 impl Store {
     /// Oldest first.
     pub async fn open_work(&self) -> Result<Vec<Open>, Error> {
-        let rows = sqlx::query(
-            "SELECT b.id AS id, b.created_ms AS created_ms, b.host_id AS host_id, d.pool_id AS pool_id \
+        let rows = self
+            .query(
+                "SELECT b.id AS id, b.created_ms AS created_ms, b.host_id AS host_id, d.pool_id AS pool_id \
              FROM backups b JOIN backup_disks d ON d.backup_id = b.id WHERE b.open_vm IS NOT NULL \
              UNION ALL \
              SELECT id, created_ms, host_id, pool_id FROM transfers \
              WHERE open_disk IS NOT NULL AND backup_id IS NULL",
-        )
-        .fetch_all(&self.pool)
-        .await?;
+            )
+            .fetch_all(&self.pool)
+            .within()
+            .await?;
         let mut open: HashMap<String, Open> = HashMap::new();
         for row in rows {
             let id: String = row.try_get("id")?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::core::{Core, Who};
 use super::{
-    BackupConfig, CreateDisk, CreateInstance, Error, Note, Rebuilt, RestoreConfig, StartBackup,
+    BackupConfig, Comparison, CreateDisk, CreateInstance, Error, Note, Rebuilt, RestoreConfig, StartBackup,
     StartTransfer, owned, ticket,
 };
 use crate::auth::{Caller, HmacSecret, Role};
@@ -28,6 +28,8 @@ pub struct Parts {
     pub images_port: u16,
     pub backup: BackupConfig,
     pub restore: RestoreConfig,
+    /// `[state] keep_days`.
+    pub keep_days: u32,
 }
 
 /// Cheap to share; its work goes on when a request is dropped.
@@ -51,6 +53,12 @@ impl Engine {
     pub async fn rebuild(parts: Parts, installation: Option<&str>) -> Result<Rebuilt, Error> {
         let id = parts.store.instance_id().await?;
         Core::new(parts, id).rebuild(installation).await
+    }
+
+    /// What the images say otherwise than the database. Only reads, and may run beside a gateway.
+    pub async fn compare(parts: Parts) -> Result<Comparison, Error> {
+        let id = parts.store.instance_id().await?;
+        Core::new(parts, id).compare().await
     }
 
     /// Takes no new work and waits for what is under way, at most for the grace period.

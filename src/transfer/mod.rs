@@ -37,7 +37,7 @@ pub use config::{BackupConfig, RestoreConfig};
 pub use engine::{Engine, Parts};
 pub use error::Error;
 pub use notes::{Note, Severity};
-pub use rebuild::Rebuilt;
+pub use rebuild::{Comparison, Rebuilt, Seen};
 pub use request::{
     Card, CreateDisk, CreateInstance, Firmware, Named, Owner, Reference, StartBackup, StartTransfer,
 };

@@ -75,9 +75,30 @@ impl Core {
         Ok(hosts.into_iter().filter(|host| fits(host, pool)).collect())
     }
 
-    /// One host for images that no instance uses: where they are open already, else by their ids, so
-    /// that the same image always meets the same host. Taken as a lease for each disk.
+    /// One host for images that no instance uses, taken as a lease for each disk.
     pub(super) async fn lease_host(
+        &self,
+        service: &Service,
+        disks: &[(&str, &StoragePool)],
+    ) -> Result<Place, Error> {
+        let place = self.choose_host(service, disks).await?;
+        for (disk, _) in disks {
+            let wanted = Lease {
+                disk_id: (*disk).to_owned(),
+                host_id: place.id.clone(),
+                host_address: place.address.clone(),
+            };
+            let held = self.parts.store.take_lease(&wanted).await?;
+            if held.host_id != place.id {
+                return Err(Error::conflict(format!("the disk {disk} is open on another host")));
+            }
+        }
+        Ok(place)
+    }
+
+    /// Where images that no instance uses are open already, else by their ids, so that the same image
+    /// always meets the same host.
+    pub(super) async fn choose_host(
         &self,
         service: &Service,
         disks: &[(&str, &StoragePool)],
@@ -109,17 +130,6 @@ impl Core {
                     // That host is down or disabled: it can open nothing any more.
                     None => self.parts.store.drop_lease(disk).await?,
                 }
-            }
-        }
-        for (disk, _) in disks {
-            let wanted = Lease {
-                disk_id: (*disk).to_owned(),
-                host_id: place.id.clone(),
-                host_address: place.address.clone(),
-            };
-            let held = self.parts.store.take_lease(&wanted).await?;
-            if held.host_id != place.id {
-                return Err(Error::conflict(format!("the disk {disk} is open on another host")));
             }
         }
         Ok(place)

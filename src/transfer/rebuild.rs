@@ -19,14 +19,30 @@ use super::place::{described, has_files, placed};
 /// What a search has found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rebuilt {
-    pub instances: usize,
-    pub disks: usize,
+    pub seen: Seen,
     /// Taken over; those that were known before are not counted.
     pub checkpoints: usize,
+}
+
+/// What was looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub instances: usize,
+    pub disks: usize,
     /// Whose bitmaps were found, by the eight digits in their names.
     pub installations: BTreeSet<String>,
     /// Instances that could not be looked at, and why.
     pub unseen: Vec<(String, String)>,
+}
+
+/// What the images say otherwise than the database.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Comparison {
+    pub seen: Seen,
+    /// Checkpoint and disk whose bitmap is not usable any more: that disk's next backup is full.
+    pub lost: Vec<(String, String)>,
+    /// Checkpoint and disk with a bitmap of ours that no row tells of.
+    pub unknown: Vec<(String, String)>,
 }
 
 /// The bitmaps of an instance's disk that are any gateway's.
@@ -38,11 +54,64 @@ struct Found {
 }
 
 impl Core {
-    /// Looks at every image that a host can open. Only reads, until it knows whose bitmaps count:
-    /// `installation`, or the only one there is.
+    /// Takes over what every image that a host can open tells. Nothing is written until it is known
+    /// whose bitmaps count: `installation`, or the only one there is.
     pub(super) async fn rebuild(&self, installation: Option<&str>) -> Result<Rebuilt, Error> {
-        let service = self.service("rebuilding the state")?;
-        let mut rebuilt = Rebuilt::default();
+        let (seen, found) = self.search().await?;
+        let chosen = match (installation, seen.installations.len()) {
+            (Some(chosen), _) => Some(chosen.to_owned()),
+            (None, 0) => None,
+            (None, 1) => seen.installations.first().cloned(),
+            (None, _) => {
+                let all: Vec<_> = seen.installations.iter().map(String::as_str).collect();
+                return Err(Error::invalid(format!(
+                    "bitmaps of several gateways were found: choose one of {}",
+                    all.join(", ")
+                )));
+            }
+        };
+        let mut checkpoints = 0;
+        if let Some(chosen) = chosen {
+            self.parts.store.take_over_installation(&chosen).await?;
+            checkpoints = self.adopt(&chosen, &found).await?;
+        }
+        Ok(Rebuilt { seen, checkpoints })
+    }
+
+    /// Compares the rows with the images. Only reads.
+    pub(super) async fn compare(&self) -> Result<Comparison, Error> {
+        let ours = self.parts.store.instance_id().await?;
+        let (seen, found) = self.search().await?;
+        let mut bitmaps: HashMap<&str, HashMap<String, bool>> = HashMap::new();
+        for disk in &found {
+            let ours = disk.bitmaps.iter().filter(|(who, _)| ours.starts_with(who));
+            let ours = ours.filter_map(|(_, bitmap)| Some((checkpoint_id(&bitmap.name)?, is_usable(bitmap))));
+            bitmaps.insert(&disk.disk.id, ours.collect());
+        }
+        let (mut lost, mut known) = (Vec::new(), BTreeSet::new());
+        for vm in self.parts.store.instances_with_checkpoints().await? {
+            for checkpoint in self.parts.store.checkpoints_of(&vm).await? {
+                for disk in self.parts.store.checkpoint_disks(&checkpoint.id).await? {
+                    let counts = disk.live && checkpoint.phase == CheckpointPhase::Created;
+                    let there = bitmaps.get(disk.disk_id.as_str()).map(|all| all.get(&checkpoint.id));
+                    if counts && there.is_some_and(|usable| usable != Some(&true)) {
+                        lost.push((checkpoint.id.clone(), disk.disk_id.clone()));
+                    }
+                    known.insert((checkpoint.id.clone(), disk.disk_id));
+                }
+            }
+        }
+        let all = bitmaps.into_iter().flat_map(|(disk, bitmaps)| {
+            bitmaps.into_keys().map(move |checkpoint| (checkpoint, disk.to_owned()))
+        });
+        let unknown: BTreeSet<_> = all.filter(|pair| !known.contains(pair)).collect();
+        Ok(Comparison { seen, lost, unknown: unknown.into_iter().collect() })
+    }
+
+    /// Looks at every image that a host can open.
+    async fn search(&self) -> Result<(Seen, Vec<Found>), Error> {
+        let service = self.service("looking at the images")?;
+        let mut seen = Seen::default();
         let mut disks: HashMap<String, Vec<Volume>> = HashMap::new();
         for volume in service.own_work().volumes(Params::new()).await? {
             if let (Some(vm), "Ready") = (volume.virtualmachineid.clone(), volume.state.as_str()) {
@@ -52,32 +121,16 @@ impl Core {
         let mut found = Vec::new();
         for vm in service.own_work().virtual_machines(Params::new()).await? {
             let Some(volumes) = disks.remove(&vm.id) else { continue };
-            rebuilt.instances += 1;
+            seen.instances += 1;
             match self.bitmaps_of(service, &vm, volumes).await {
                 Ok(more) => found.extend(more),
-                Err(error) => rebuilt.unseen.push((vm.id, error.to_string())),
+                Err(error) => seen.unseen.push((vm.id, error.to_string())),
             }
         }
-        rebuilt.disks = found.len();
-        rebuilt.installations =
+        seen.disks = found.len();
+        seen.installations =
             found.iter().flat_map(|disk| &disk.bitmaps).map(|(who, _)| who.clone()).collect();
-        let chosen = match (installation, rebuilt.installations.len()) {
-            (Some(chosen), _) => Some(chosen.to_owned()),
-            (None, 0) => None,
-            (None, 1) => rebuilt.installations.first().cloned(),
-            (None, _) => {
-                let all: Vec<_> = rebuilt.installations.iter().map(String::as_str).collect();
-                return Err(Error::invalid(format!(
-                    "bitmaps of several gateways were found: choose one of {}",
-                    all.join(", ")
-                )));
-            }
-        };
-        if let Some(chosen) = chosen {
-            self.parts.store.take_over_installation(&chosen).await?;
-            rebuilt.checkpoints = self.adopt(&chosen, &found).await?;
-        }
-        Ok(rebuilt)
+        Ok((seen, found))
     }
 
     async fn bitmaps_of(
@@ -113,15 +166,14 @@ impl Core {
             }
             "Stopped" => {
                 let rows: Vec<_> = disks.iter().map(|(pool, disk)| (disk.id.as_str(), *pool)).collect();
-                (api::Source::Stopped, self.lease_host(service, &rows).await?.address)
+                (api::Source::Stopped, self.choose_host(service, &rows).await?.address)
             }
             state => return Err(Error::conflict(format!("it is {state}"))),
         };
         let disks: Vec<_> = disks.into_iter().map(|(_, disk)| disk).collect();
         let look = api::Look { instance: vm.id.clone(), source, disks: disks.clone() };
-        let looked = self.hosts()?.look_at_checkpoints(&address, &look).await;
-        self.forget_leases().await;
-        let found = looked?.disks.into_iter().filter_map(|looked| {
+        let looked = self.hosts()?.look_at_checkpoints(&address, &look).await?;
+        let found = looked.disks.into_iter().filter_map(|looked| {
             let disk = disks.iter().find(|disk| disk.id == looked.id)?.clone();
             let bitmaps =
                 looked.bitmaps.into_iter().filter_map(|bitmap| Some((owner(&bitmap.name)?, bitmap)));
@@ -142,7 +194,7 @@ impl Core {
                 entry.1.push(CheckpointDisk {
                     checkpoint_id: id,
                     disk_id: disk.disk.id.clone(),
-                    live: bitmap.recording && bitmap.consistent,
+                    live: is_usable(bitmap),
                     pool_id: disk.disk.volume.pool.id.clone(),
                     pool_kind: disk.disk.volume.pool.kind.clone(),
                     pool_path: disk.disk.volume.pool.path.clone(),
@@ -174,6 +226,10 @@ impl Core {
         }
         Ok(adopted)
     }
+}
+
+fn is_usable(bitmap: &api::Bitmap) -> bool {
+    bitmap.recording && bitmap.consistent
 }
 
 /// The eight digits that say whose a bitmap is, if it is any gateway's.

@@ -35,6 +35,7 @@ impl Core {
     pub(super) async fn sweep(self: Arc<Self>) {
         let pause = Duration::from_secs(self.parts.backup.poll.max(1));
         let (mut undone, mut protected) = (Instant::now(), Instant::now());
+        let mut pruned = None;
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -52,12 +53,25 @@ impl Core {
                     warn!(%error, "snapshots with memory could not be looked for");
                 }
             }
+            if pruned.is_none_or(|at: Instant| at.elapsed() > PRUNE_PAUSE) {
+                pruned = Some(Instant::now());
+                self.prune().await;
+            }
             if let Err(error) = self.forget_bitmaps_of_all().await {
                 warn!(%error, "bitmaps to delete could not be looked for");
             }
             if let Err(error) = self.look().await {
                 warn!(%error, "the open backups and transfers could not be looked after");
             }
+        }
+    }
+
+    async fn prune(&self) {
+        let age = i64::from(self.parts.keep_days.max(1)) * DAY_MS;
+        match self.parts.store.prune(now_ms() - age).await {
+            Ok(0) => {}
+            Ok(rows) => tracing::info!(rows, "forgot what ended long ago"),
+            Err(error) => warn!(%error, "what ended long ago could not be forgotten"),
         }
     }
 
@@ -247,6 +261,9 @@ async fn each<T, F: Future<Output = ()>>(rows: Vec<T>, look: impl Fn(T) -> F) {
 const LONGEST_PAUSED_MS: i64 = 24 * 3600 * 1000;
 /// How often snapshots with memory are looked for.
 const PROTECT_PAUSE: Duration = Duration::from_secs(30);
+/// How often rows of long ago are looked for.
+const PRUNE_PAUSE: Duration = Duration::from_secs(3600);
+const DAY_MS: i64 = 24 * 3600 * 1000;
 /// What could not be undone is tried again after so long.
 const UNDO_PAUSE: Duration = Duration::from_secs(30);
 const AT_ONCE: usize = 16;

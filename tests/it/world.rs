@@ -82,7 +82,7 @@ impl World {
     }
 
     pub async fn store(&self) -> Store {
-        let config = state::Config { dir: self.dir.path().join("state"), url: None };
+        let config = state::Config { dir: self.dir.path().join("state"), ..state::Config::default() };
         Store::open(&config).await.expect("a database")
     }
 
@@ -99,6 +99,7 @@ impl World {
             images_port: 54322,
             backup: BackupConfig { poll: 1, ..BackupConfig::default() },
             restore: RestoreConfig::default(),
+            keep_days: 90,
         };
         Engine::open(parts).await.expect("opens")
     }

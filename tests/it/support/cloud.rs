@@ -162,6 +162,13 @@ impl Cloud {
         self.gateway = Part::start(self.dir.path(), &["serve"], &settings);
     }
 
+    /// Runs the binary on the gateway's settings, to its end.
+    pub fn run(&self, args: &[&str], more: &[(&str, String)]) -> std::process::Output {
+        let settings = settings(self.dir.path(), &self.simulator.url, &self.accounts, more);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ovirt-gateway"));
+        command.args(args).current_dir(self.dir.path()).envs(settings).output().expect("the binary")
+    }
+
     /// Tells the simulator to misbehave, to have another clock, to have been restarted.
     pub async fn tell(&self, what: &str, body: &str) {
         let url = self.simulator.url.replace("/client/api", &format!("/simulator/{what}"));

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod chain;
 pub mod cloud;
 pub mod curl;
+pub mod databases;
 pub mod flow;
 pub mod life;
 
