@@ -5,6 +5,8 @@
 set -u
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/common.sh"
+# shellcheck source=scripts/guest.sh
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/guest.sh"
 # shellcheck source=scripts/databases.sh
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/databases.sh"
 cd "$root" || exit 1
@@ -84,6 +86,7 @@ cargo_here
 libvirt
 venv || skip "no .venv: the tests with the Python SDK cannot run (is the package index reachable?)"
 
+linux_guest target/guest || say "!! no Linux for guests: the tests that freeze one are skipped"
 # the servers run as users of their own
 chmod 0755 "$work"
 databases "$work/db" || say "!! the tests on a missing database are skipped"

@@ -71,6 +71,7 @@ fn told_by_us(note: &Note) -> model::Event {
     let (severity, code) = match note.severity {
         Severity::Normal => (model::LogSeverity::Normal, 9801),
         Severity::Warning => (model::LogSeverity::Warning, 9802),
+        Severity::Error => (model::LogSeverity::Error, 9803),
     };
     model::Event {
         href: Some(map::href::event(&id)),

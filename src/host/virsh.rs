@@ -114,6 +114,13 @@ impl<R: Runner> Virsh<'_, R> {
         }
     }
 
+    /// Whether the guest's agent is there. To be asked first: a freeze waits for one that has stopped, and
+    /// keeps libvirt waiting after us.
+    pub async fn ping_agent(&self, uuid: &str) -> Result<(), Error> {
+        let ping = r#"{"execute":"guest-ping"}"#;
+        self.text(&["qemu-agent-command", uuid, ping, "--timeout", PING], LOOK).await.map(drop)
+    }
+
     /// Flushes and freezes all file systems of the guest, through its agent.
     pub async fn freeze(&self, uuid: &str) -> Result<(), Error> {
         self.text(&["domfsfreeze", uuid], FREEZE).await.map(drop)
@@ -162,6 +169,8 @@ fn done(text: Result<String, Error>, about: &str, before: &str) -> Result<Done, 
 const LOOK: Duration = Duration::from_secs(20);
 /// Starting or ending a job creates or removes scratch files and talks to qemu several times.
 const CHANGE: Duration = Duration::from_secs(60);
+/// Seconds.
+const PING: &str = "5";
 /// The guest must flush what it holds, but its users wait meanwhile.
 const FREEZE: Duration = Duration::from_secs(20);
 

@@ -139,9 +139,11 @@ impl<R: Runner> Desk<R> {
             return Ok(begin.await?);
         }
         let instance = open.request.instance.as_str();
+        let unfrozen = |error: host::Error| Error::Unfrozen(error.to_string());
+        self.virsh().ping_agent(instance).await.map_err(unfrozen)?;
         let begun = match self.virsh().freeze(instance).await {
             Ok(()) => begin.await.map_err(Error::from),
-            Err(error) => Err(Error::Unfrozen(error.to_string())),
+            Err(error) => Err(unfrozen(error)),
         };
         if !self.thaw(instance).await {
             self.keep_thawing(instance.to_owned());

@@ -155,7 +155,8 @@ pub fn xml(world: &World, vm: &Vm) -> String {
          <memory unit='MiB'>{}</memory><vcpu>{}</vcpu>\
          <os><type arch='x86_64'>hvm</type><boot dev='hd'/></os><features><acpi/><apic/></features>\
          <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>\
-         <devices>{disks}<controller type='usb' model='none'/><memballoon model='none'/></devices>\
+         <devices>{disks}<controller type='usb' model='none'/><memballoon model='none'/>\
+         <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel></devices>\
          <seclabel type='static' model='dac' relabel='no'><label>+0:+0</label></seclabel></domain>",
         escape(&world.instance_name(vm)),
         vm.id,

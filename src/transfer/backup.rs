@@ -10,6 +10,7 @@ use crate::imageio::api;
 use crate::state::{self, Backup, BackupDisk, BackupPhase, Source, TransferPhase, now_ms};
 
 use super::core::{Core, Who, chosen_id, persist};
+use super::notes::Severity;
 use super::phase::BackupEvent;
 use super::{Error, StartBackup, owned};
 
@@ -264,8 +265,12 @@ impl Core {
     pub(super) async fn fail_backup(&self, id: &str, reason: &str) {
         tracing::warn!(backup = id, reason, "a backup failed");
         let kept = |row: &mut Backup| row.error = Some(reason.to_owned());
-        if let Err(error) = self.move_backup(id, BackupEvent::Fail, kept).await {
-            tracing::error!(backup = id, %error, "a failure could not be noted");
+        match self.move_backup(id, BackupEvent::Fail, kept).await {
+            Ok(Some(row)) => {
+                self.notes.of_backup(&row, Severity::Error, format!("the backup {id} failed: {reason}"));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(backup = id, %error, "a failure could not be noted"),
         }
         crash::point!("gateway.backup.failing");
         self.clear_or_warn(id).await;

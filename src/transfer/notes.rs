@@ -1,5 +1,5 @@
-//! What a user should know of work that succeeded, though not in all as it was asked for: the warnings
-//! of a restore. In memory only; the newest are kept, and the log has them all.
+//! What a user should know of work that did not go in all as it was asked for: the warnings of a restore,
+//! the reasons of a backup. In memory only; the newest are kept, and the log has them all.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,6 +28,7 @@ pub struct Note {
 pub enum Severity {
     Normal,
     Warning,
+    Error,
 }
 
 /// The newest notes.
@@ -38,7 +39,7 @@ impl Notes {
     pub(super) fn add(&self, who: &User, vm: &str, severity: Severity, text: String) {
         match severity {
             Severity::Normal => tracing::info!(vm, text, "restored"),
-            Severity::Warning => tracing::warn!(vm, text, "restored not in all as it was"),
+            Severity::Warning | Severity::Error => tracing::warn!(vm, text, "restored not in all as it was"),
         }
         let name = who.username.clone();
         self.keep(vm, severity, text, (who.account.clone(), who.domain_id.clone(), name));
@@ -47,6 +48,9 @@ impl Notes {
     /// Of work that goes on without its user.
     pub(super) fn of_backup(&self, backup: &Backup, severity: Severity, text: String) {
         tracing::warn!(backup = backup.id, vm = backup.vm_id, text, "backup");
+        // where images are is not for users
+        let hidden = |word: &str| if word.contains('/') { "…".to_owned() } else { word.to_owned() };
+        let text = text.split(' ').map(hidden).collect::<Vec<_>>().join(" ");
         let owner = (backup.account.clone(), backup.domain_id.clone(), backup.account.clone());
         self.keep(&backup.vm_id, severity, text, owner);
     }

@@ -9,6 +9,7 @@ mod checkpoints;
 mod client;
 mod cloudstack;
 mod codec;
+mod consistency;
 mod costs;
 mod crash_points;
 mod curl;

@@ -13,7 +13,8 @@ pub const ALICE: &str = "alice@acme";
 /// An instance whose guest writes to its root disk all the time, and a second disk that it leaves alone.
 pub struct Life {
     pub cloud: Cloud,
-    _hosts: Vec<Part>,
+    hosts: Vec<Part>,
+    ports: Ports,
     pub vm: String,
     pub root: String,
     pub data: String,
@@ -41,9 +42,19 @@ impl Life {
         let ids: Vec<String> =
             disks["disk_attachment"].as_array().expect("disks").iter().map(flow::id).collect();
         let root = ids.into_iter().find(|id| *id != data).expect("a root disk");
-        let life = Self { cloud, _hosts: hosts, vm, root, data, chain: Chain::default() };
+        let life = Self { cloud, hosts, ports, vm, root, data, chain: Chain::default() };
         life.power("start", "up").await;
         life
+    }
+
+    /// The first host's daemon anew, after a kill, with something in its environment.
+    pub fn replace_host(&mut self, environment: &[(&str, String)]) {
+        let mut old = self.hosts.remove(0);
+        old.kill();
+        let file =
+            self.cloud.host_settings("127.0.0.1", &self.ports, 0, "certs/hosts", "certs/control-ca.pem");
+        let new = Part::start(self.cloud.dir.path(), &["imageio", "--config", &file], environment);
+        self.hosts.insert(0, new);
     }
 
     pub fn path(&self) -> String {

@@ -7,6 +7,7 @@ pub mod curl;
 pub mod databases;
 pub mod flow;
 pub mod life;
+pub mod linux;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
