@@ -14,7 +14,7 @@ demo_packages=(qemu-utils qemu-system-x86 libvirt-daemon-system libvirt-clients 
 test_packages=(
     libnbd-bin nbdkit libxml2-utils curl python3-venv python3-dev pkg-config
     libcurl4-openssl-dev libssl-dev libxml2-dev libxslt1-dev mariadb-server-core mariadb-client-core postgresql
-    busybox-static qemu-guest-agent e2fsprogs
+    busybox-static qemu-guest-agent e2fsprogs ovmf swtpm swtpm-tools
 )
 
 # installed PACKAGE: whether dpkg has it, fully configured

@@ -138,8 +138,9 @@ pub(super) fn ovf_of(
     name: &str,
     volumes: &[&Volume],
     exact: &HashMap<String, u64>,
+    firmware: Option<ovf::Firmware>,
 ) -> Option<model::Initialization> {
-    let described = ovf::Ovf { name: Some(name.to_owned()), ..ovf::describe(vm, volumes, exact) };
+    let described = ovf::Ovf { name: Some(name.to_owned()), firmware, ..ovf::describe(vm, volumes, exact) };
     let data = ovf::write(&described).ok()?;
     let configuration =
         model::Configuration { data: Some(data), r#type: Some(model::ConfigurationType::Ovf) };

@@ -68,6 +68,7 @@ fn instance(wanted: &model::Vm, ovf: &Ovf) -> Result<CreateInstance, Fault> {
             Some(BiosType::I440fxSeaBios | BiosType::Q35SeaBios) => Some(Firmware::Bios),
             _ => None,
         },
+        firmware_state: ovf.firmware.clone(),
         // oVirt's words for guest systems have no counterpart; others write names
         os_type: Named {
             id: own.os_type_id,

@@ -116,6 +116,11 @@ impl Gateway {
         let listed: Vec<&Volume> = volumes.iter().map(|row| &**row).collect();
         let exact = self.exact_sizes(&listed);
         let (places, mut attached, exact) = tokio::try_join!(places, attached, exact)?;
+        // one by one: a list would ask every host
+        let firmware = match &vms[..] {
+            [vm] if query.all_content() => self.engine().firmware(vm).await,
+            _ => None,
+        };
         let mut by_vm: HashMap<&str, Vec<&Volume>> = HashMap::new();
         for volume in volumes.iter().filter(|row| status::disk_exists(&row.state)) {
             if let Some(vm) = &volume.virtualmachineid {
@@ -140,7 +145,7 @@ impl Gateway {
             if query.all_content() {
                 let disks = by_vm.get(vm.id.as_str()).cloned().unwrap_or_default();
                 let name = row.name.clone().unwrap_or_default();
-                row.initialization = devices::ovf_of(vm, &name, &disks, &exact);
+                row.initialization = devices::ovf_of(vm, &name, &disks, &exact, firmware.clone());
             }
             row
         });

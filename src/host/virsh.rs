@@ -1,6 +1,7 @@
-//! Domains, their backup jobs and checkpoints, through virsh. Nothing here taints a domain.
+//! Domains, their backup jobs and checkpoints, through virsh. Only
+//! the ping of a guest's agent taints a domain, as CloudStack's own way to freeze one does.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Command, Error, Runner, xml};
@@ -34,6 +35,11 @@ impl<R: Runner> Virsh<'_, R> {
 
     pub async fn disks(&self, uuid: &str) -> Result<Vec<xml::Disk>, Error> {
         xml::disks(&self.text(&["dumpxml", uuid], LOOK).await?)
+    }
+
+    /// The file with a domain's UEFI variables.
+    pub async fn nvram(&self, uuid: &str) -> Result<Option<PathBuf>, Error> {
+        xml::nvram(&self.text(&["dumpxml", uuid], LOOK).await?)
     }
 
     /// The virtual size of a disk of a running domain.

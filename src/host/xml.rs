@@ -71,6 +71,23 @@ pub fn disks(xml: &str) -> Result<Vec<Disk>, Error> {
     }
 }
 
+/// The file with a domain's UEFI variables.
+pub fn nvram(xml: &str) -> Result<Option<PathBuf>, Error> {
+    let mut reader = Reader::from_str(xml);
+    let mut path: Vec<String> = Vec::new();
+    loop {
+        match reader.read_event().map_err(unreadable)? {
+            Event::Start(element) => path.push(element.name().as_ref().to_string()),
+            Event::Text(text) if path.len() == 3 && path[1] == "os" && path[2] == "nvram" => {
+                return Ok(Some(PathBuf::from(text.trim().to_owned())).filter(|path| path.is_absolute()));
+            }
+            Event::End(_) => drop(path.pop()),
+            Event::Eof => return Ok(None),
+            _ => {}
+        }
+    }
+}
+
 /// The order for one job in pull mode, served on a unix socket; each export is named by its target.
 pub fn backup(socket: &Path, disks: &[Chosen]) -> String {
     let mut xml = String::from("<domainbackup mode='pull'>\n");

@@ -14,8 +14,8 @@ use super::Error;
 use super::trust::Trust;
 use crate::imageio::api::{
     Backup, BackupEnd, BackupRequest, Cause, CertificateRequest, Export, ExportEnd, ExportEndRequest,
-    ExportRequest, Forget, Forgotten, HostCertificate, Info, Look, Looked, NewCertificate, Refusal, Ticket,
-    TicketInfo, Volume, VolumeRef, VolumeRequest,
+    ExportRequest, Firmware, FirmwareOf, FirmwareOrder, Forget, Forgotten, HostCertificate, Info, Look,
+    Looked, NewCertificate, Refusal, Ticket, TicketInfo, Volume, VolumeRef, VolumeRequest,
 };
 
 /// The section `[imageio]`: how the gateway reaches the daemons of the hosts.
@@ -108,6 +108,24 @@ impl HostLink {
     pub async fn delete_checkpoints(&self, host: &str, forget: &Forget) -> Result<Forgotten, Error> {
         let path = "checkpoints/delete";
         self.call(host, Method::POST, "POST /checkpoints/delete", path, Some(forget), LONG).await
+    }
+
+    /// What an instance's firmware remembers on that host.
+    pub async fn firmware(&self, host: &str, instance: &str) -> Result<Firmware, Error> {
+        let of = FirmwareOf { instance: instance.to_owned() };
+        self.call(host, Method::POST, "POST /firmware/read", "firmware/read", Some(&of), SHORT).await
+    }
+
+    /// Before the instance starts there for the first time.
+    pub async fn write_firmware(&self, host: &str, order: &FirmwareOrder) -> Result<(), Error> {
+        let path = "firmware/write";
+        self.send(host, Method::POST, "POST /firmware/write", path, Some(order), SHORT).await.map(drop)
+    }
+
+    pub async fn delete_firmware(&self, host: &str, instance: &str) -> Result<(), Error> {
+        let of = FirmwareOf { instance: instance.to_owned() };
+        let path = "firmware/delete";
+        self.send(host, Method::POST, "POST /firmware/delete", path, Some(&of), SHORT).await.map(drop)
     }
 
     pub async fn start_export(&self, host: &str, id: &str, request: &ExportRequest) -> Result<Export, Error> {

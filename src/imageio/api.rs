@@ -203,6 +203,36 @@ pub struct BackupExport {
     pub lost: Vec<String>,
 }
 
+/// Whose firmware is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirmwareOf {
+    pub instance: String,
+}
+
+/// What an instance's firmware remembers; each file packed with gzip, in base64.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Firmware {
+    /// The UEFI variables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nvram: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tpm: Vec<TpmFile>,
+}
+
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TpmFile {
+    /// Below the instance's directory: `tpm2/tpm2-00.permall`.
+    pub name: String,
+    pub data: String,
+}
+
+/// Puts firmware in its place before an instance starts for the first time.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirmwareOrder {
+    pub instance: String,
+    pub firmware: Firmware,
+}
+
 /// Which images to look at for bitmaps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {

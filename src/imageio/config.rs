@@ -110,10 +110,20 @@ impl Default for Backup {
 #[serde(default, deny_unknown_fields)]
 pub struct Host {
     pub libvirt_uri: String,
+    /// The agent's `guest.nvram.path` (uefi.properties).
+    pub nvram_dir: PathBuf,
+    /// Where libvirt keeps the state of TPMs, and the user that emulates them (`swtpm_user` in qemu.conf).
+    pub tpm_dir: PathBuf,
+    pub tpm_user: String,
 }
 
 impl Default for Host {
     fn default() -> Self {
-        Self { libvirt_uri: "qemu:///system".into() }
+        Self {
+            libvirt_uri: "qemu:///system".into(),
+            nvram_dir: "/var/lib/libvirt/qemu/nvram".into(),
+            tpm_dir: "/var/lib/libvirt/swtpm".into(),
+            tpm_user: "tss".into(),
+        }
     }
 }

@@ -28,6 +28,9 @@ impl<R: Runner> Desk<R> {
             .route("/backups/{id}", put(put_backup::<R>).get(backup::<R>).delete(end_backup::<R>))
             .route("/checkpoints/look", post(look::<R>))
             .route("/checkpoints/delete", post(forget::<R>))
+            .route("/firmware/read", post(read_firmware::<R>))
+            .route("/firmware/write", post(write_firmware::<R>))
+            .route("/firmware/delete", post(forget_firmware::<R>))
             .route("/exports/{id}", put(put_export::<R>).delete(end_export::<R>))
             .route("/volumes/{name}", put(put_volume::<R>))
             .route("/volumes/{name}/delete", post(delete_volume::<R>))
@@ -86,6 +89,23 @@ async fn look<R: Runner>(State(desk): At<R>, body: Body) -> Result<Response, Err
 async fn forget<R: Runner>(State(desk): At<R>, body: Body) -> Result<Response, Error> {
     let request = parsed(body)?;
     apart(async move { desk.forget(request).await }).await
+}
+
+async fn read_firmware<R: Runner>(State(desk): At<R>, body: Body) -> Result<Response, Error> {
+    let of = parsed(body)?;
+    apart(async move { desk.read_firmware(of).await }).await
+}
+
+async fn write_firmware<R: Runner>(State(desk): At<R>, body: Body) -> Result<Response, Error> {
+    let order = parsed(body)?;
+    apart(async move { desk.write_firmware(order).await }).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn forget_firmware<R: Runner>(State(desk): At<R>, body: Body) -> Result<Response, Error> {
+    let of = parsed(body)?;
+    apart(async move { desk.forget_firmware(of).await }).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 async fn put_export<R: Runner>(

@@ -17,6 +17,12 @@ use crate::host::virsh::Virsh;
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub libvirt_uri: String,
+    /// Where UEFI variables are kept, `ID.fd` for each instance.
+    pub nvram_dir: PathBuf,
+    /// Where libvirt keeps what TPMs remember, a directory for each instance.
+    pub tpm_dir: PathBuf,
+    /// Whom those files belong to.
+    pub tpm_user: String,
     pub roots: Vec<PathBuf>,
     pub nfs_root: PathBuf,
     /// qemu itself makes files here: its user needs access.

@@ -18,6 +18,7 @@ mod ended;
 mod ending;
 mod exports;
 mod extent;
+mod firmware;
 mod images;
 mod judge;
 mod live;

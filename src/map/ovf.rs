@@ -1,6 +1,7 @@
 //! The OVF text in `initialization.configuration.data`: written when a client reads an instance,
 //! read when the same client restores one. The standard part is what oVirt's engine writes; a
-//! section of our own keeps what CloudStack needs besides. Holds no secrets: clients log it.
+//! section of our own keeps what CloudStack needs besides. Holds no secrets, since clients log it, but for
+//! what a TPM remembers, where there is one.
 //!
 //! What is read comes from strangers: ids, addresses, numbers and texts are cleaned or refused here.
 
@@ -41,6 +42,25 @@ pub struct Ovf {
     pub nics: Vec<OvfNic>,
     /// Our own section; `None` in foreign texts.
     pub cloudstack: Option<CloudStack>,
+    /// What its firmware remembers, where somebody asked for it.
+    pub firmware: Option<Firmware>,
+}
+
+/// Files of the firmware, packed and in base64, as the host gave them. Secret: a TPM has keys.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Firmware {
+    /// The UEFI variables.
+    pub nvram: Option<String>,
+    /// Names and contents.
+    pub tpm: Vec<(String, String)>,
+    /// By which its gateway knows it again.
+    pub seal: String,
+}
+
+impl std::fmt::Debug for Firmware {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Firmware")
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -110,6 +130,8 @@ pub const KEPT_DETAILS: &[&str] = &[
     "video.hardware",
     "video.ram",
     "cpu.corespersocket",
+    "virtual.tpm.model",
+    "virtual.tpm.version",
 ];
 
 /// oVirt's numbers of the boards; the words are the API's.
@@ -187,6 +209,11 @@ mod tests {
                 affinity_groups: vec![Group { id: text("a-1"), name: text("apart") }],
                 tags: vec![("backup".into(), "daily ä & <x>".into()), ("empty".into(), String::new())],
                 details: [("nicAdapter".to_owned(), "virtio".to_owned())].into(),
+            }),
+            firmware: Some(Firmware {
+                nvram: text("H4sI+/=="),
+                tpm: vec![("tpm2/tpm2-00.permall".into(), "AAAA".into())],
+                seal: "c2VhbA==".into(),
             }),
         }
     }

@@ -28,6 +28,9 @@ async fn daemon(config: Config) -> anyhow::Result<()> {
     let desk = Desk::open(
         DeskSettings {
             libvirt_uri: config.host.libvirt_uri,
+            nvram_dir: config.host.nvram_dir,
+            tpm_dir: config.host.tpm_dir,
+            tpm_user: config.host.tpm_user,
             roots: config.storage.roots,
             nfs_root: config.storage.nfs_root,
             scratch_dir: config.backup.scratch_dir,

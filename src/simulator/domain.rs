@@ -146,16 +146,17 @@ impl Libvirt {
     }
 }
 
-/// The domain of an instance, with the live shape of CloudStack's (see the recorded `dumpxml`).
-pub fn xml(world: &World, vm: &Vm) -> String {
+/// The domain of an instance, with the live shape of CloudStack's (see the recorded `dumpxml`). Its UEFI
+/// variables are in a directory of its host.
+pub fn xml(world: &World, vm: &Vm, nvram: &Path) -> String {
     let disks: String =
         world.volumes_of(&vm.id).into_iter().filter_map(|volume| disk(world, volume)).collect();
     format!(
         "<domain type='@TYPE@'><name>{}</name><uuid>{}</uuid><description>{}</description>\
          <memory unit='MiB'>{}</memory><vcpu>{}</vcpu>\
-         <os><type arch='x86_64'>hvm</type><boot dev='hd'/></os><features><acpi/><apic/></features>\
+         {}<features><acpi/><apic/></features>\
          <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>\
-         <devices>{disks}<controller type='usb' model='none'/><memballoon model='none'/>\
+         <devices>{disks}{}<controller type='usb' model='none'/><memballoon model='none'/>\
          <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel></devices>\
          <seclabel type='static' model='dac' relabel='no'><label>+0:+0</label></seclabel></domain>",
         escape(&world.instance_name(vm)),
@@ -163,7 +164,31 @@ pub fn xml(world: &World, vm: &Vm) -> String {
         escape(&vm.display_name),
         vm.memory,
         vm.cpus,
+        system(vm, nvram),
+        tpm(vm),
     )
+}
+
+/// With UEFI as `LibvirtVMDef` orders it, where this machine has it.
+fn system(vm: &Vm, nvram: &Path) -> String {
+    let uefi = vm.boot.as_ref().filter(|(kind, _)| kind.eq_ignore_ascii_case("uefi"));
+    if uefi.is_none() || !Path::new(OVMF).exists() {
+        return "<os><type arch='x86_64'>hvm</type><boot dev='hd'/></os>".into();
+    }
+    let file = nvram.join(format!("{}.fd", vm.id)).display().to_string();
+    format!(
+        "<os><type arch='x86_64' machine='q35'>hvm</type><loader readonly='yes' type='pflash'>{OVMF}</loader>\
+         <nvram template='{OVMF_VARIABLES}'>{}</nvram><boot dev='hd'/></os>",
+        escape(&file)
+    )
+}
+
+/// An emulated TPM, where the instance's details ask for one.
+fn tpm(vm: &Vm) -> String {
+    let model = vm.details.get("virtual.tpm.model").map(|model| escape(model));
+    let tpm =
+        model.map(|model| format!("<tpm model='{model}'><backend type='emulator' version='2.0'/></tpm>"));
+    tpm.unwrap_or_default()
 }
 
 /// The name of a disk in a domain.
@@ -187,6 +212,9 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;")
 }
 
+/// Debian's `ovmf`.
+const OVMF: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// Libvirt waits half a minute for its own locks.
 const RESETS: u32 = 60;
 const RESET: Duration = Duration::from_millis(300);

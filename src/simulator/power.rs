@@ -29,7 +29,7 @@ impl Cloud {
         };
         let host =
             host.ok_or_else(|| Refusal::new(530, "Unable to start a VM due to insufficient capacity"))?;
-        self.create_domain(vm).await.map_err(|text| {
+        self.create_domain(vm, &host).await.map_err(|text| {
             tracing::warn!(text, "a domain could not be created");
             Refusal::new(
                 530,
@@ -48,7 +48,7 @@ impl Cloud {
     }
 
     /// A domain that is made anew is told of the snapshots with memory that its images have.
-    async fn create_domain(&self, vm: &str) -> Result<(), String> {
+    async fn create_domain(&self, vm: &str, host: &str) -> Result<(), String> {
         let Some(libvirt) = &self.libvirt else { return Ok(()) };
         let (xml, snapshots) = {
             let world = self.world();
@@ -59,7 +59,10 @@ impl Cloud {
                 .filter(|snapshot| snapshot.vm == vm)
                 .filter_map(|snapshot| snapshot.metadata.clone())
                 .collect();
-            (domain::xml(&world, row), snapshots)
+            let host = world.host(host).ok_or("the host is gone")?;
+            let nvram = self.dir.join("nvram").join(&host.address);
+            std::fs::create_dir_all(&nvram).map_err(|error| error.to_string())?;
+            (domain::xml(&world, row, &nvram), snapshots)
         };
         libvirt.start(&xml, &self.dir).await?;
         for snapshot in snapshots {
@@ -96,7 +99,8 @@ impl Cloud {
         let Some(libvirt) = &self.libvirt else { return Ok(()) };
         let failed = |text: String| Refusal::new(530, format!("Failed to reboot vm instance: {text}"));
         libvirt.destroy(vm).await.map_err(failed)?;
-        self.create_domain(vm).await.map_err(failed)
+        let host = self.world().vms.get(vm).and_then(|vm| vm.host.clone()).unwrap_or_default();
+        self.create_domain(vm, &host).await.map_err(failed)
     }
 
     /// Waits until no backup job holds an instance's domain, or as long as libvirt waits for its lock.

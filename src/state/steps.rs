@@ -17,6 +17,8 @@ words! {
         Job = "job",
         /// `subject`: JSON of the host's address, the pool and the file's name.
         File = "file",
+        /// `subject`: JSON of an instance's id and the hosts with its firmware's files.
+        Firmware = "firmware",
     }
 }
 

@@ -11,8 +11,9 @@ use super::{
 };
 use crate::auth::{Caller, HmacSecret, Role};
 use crate::cloudstack::Service;
-use crate::cloudstack::types::Volume;
+use crate::cloudstack::types::{VirtualMachine, Volume};
 use crate::hostlink::HostLink;
+use crate::map::ovf::Firmware;
 use crate::state::{Backup, BackupDisk, Checkpoint, CheckpointDisk, Placement, Store, Transfer};
 
 /// What an engine is made of.
@@ -99,6 +100,11 @@ impl Engine {
     pub async fn finalize_backup(&self, caller: &Caller, vm: &str, id: &str) -> Result<Backup, Error> {
         let core = self.core.clone();
         self.core.run(core.finalize_backup(Who::from(caller), vm.to_owned(), id.to_owned())).await
+    }
+
+    /// For callers who were shown the instance: what its firmware remembers.
+    pub async fn firmware(&self, vm: &VirtualMachine) -> Option<Firmware> {
+        self.core.firmware(vm).await
     }
 
     /// For callers who were shown the instance; oldest first.

@@ -60,7 +60,12 @@ impl Core {
             Some(Firmware::UefiSecure) => params.set("boottype", "UEFI").set("bootmode", "SECURE"),
         };
         let mut work = Work::new(&self);
-        let made = self.deploy(&who, params, likeness, &request, &mut work).await;
+        let mut made = self.deploy(&who, params, likeness, &request, &mut work).await;
+        if let (Ok(id), Some(firmware)) = (&made, request.firmware_state.clone())
+            && let Err(error) = self.restore_firmware(&who, &zone, id, firmware, &mut work).await
+        {
+            made = Err(error);
+        }
         let id = work.settle(&self, made).await?;
         if let Some(text) = sized.note {
             self.notes.add(&who.user, &id, Severity::Warning, text);

@@ -13,6 +13,7 @@ mod core;
 mod disk;
 mod engine;
 mod error;
+mod firmware;
 mod guard;
 mod image;
 mod instance;

@@ -161,11 +161,14 @@ pub(super) fn placed(host: &Host) -> Option<Place> {
     Some(Place { id: host.id.clone(), address: host.ipaddress.clone().filter(|a| !a.is_empty())? })
 }
 
+pub(super) fn has_kvm(host: &Host) -> bool {
+    host.hypervisor.as_deref().is_none_or(|hypervisor| hypervisor.eq_ignore_ascii_case("KVM"))
+}
+
 /// A local pool belongs to the host whose address it carries.
 fn fits(host: &Host, pool: &StoragePool) -> bool {
-    let kvm = host.hypervisor.as_deref().is_none_or(|hypervisor| hypervisor.eq_ignore_ascii_case("KVM"));
     let local = pool.scope.as_deref() == Some("HOST");
-    kvm && (!local || (host.ipaddress.is_some() && host.ipaddress == pool.ipaddress))
+    has_kvm(host) && (!local || (host.ipaddress.is_some() && host.ipaddress == pool.ipaddress))
 }
 
 #[cfg(test)]

@@ -97,6 +97,8 @@ pub struct CreateInstance {
     /// Bytes.
     pub memory: Option<u64>,
     pub firmware: Option<Firmware>,
+    /// What it remembered.
+    pub firmware_state: Option<crate::map::ovf::Firmware>,
     /// CloudStack's guest OS type.
     pub os_type: Named,
     pub cluster: Option<Reference>,

@@ -60,6 +60,12 @@ struct File {
     path: String,
 }
 
+#[derive(Deserialize)]
+struct Written {
+    instance: String,
+    hosts: Vec<String>,
+}
+
 impl Work {
     pub(super) fn new(core: &Core) -> Self {
         let id = uuid::Uuid::new_v4().to_string();
@@ -95,6 +101,16 @@ impl Work {
         let file = File { host: host.into(), pool: volume.pool.clone(), path: volume.path.clone() };
         let subject = serde_json::to_string(&file).expect("three fields of text have a JSON form");
         self.note(core, StepKind::File, &subject).await
+    }
+
+    pub(super) async fn firmware(
+        &mut self,
+        core: &Core,
+        instance: &str,
+        hosts: &[String],
+    ) -> Result<(), Error> {
+        let subject = serde_json::json!({"instance": instance, "hosts": hosts}).to_string();
+        self.note(core, StepKind::Firmware, &subject).await
     }
 
     async fn note(&mut self, core: &Core, kind: StepKind, subject: &str) -> Result<(), Error> {
@@ -173,6 +189,11 @@ impl Core {
                 }
                 let volume = VolumeRef { pool: file.pool, path: file.path };
                 Ok(self.hosts()?.delete_volume(&file.host, &volume).await?)
+            }
+            StepKind::Firmware => {
+                let Ok(written) = serde_json::from_str::<Written>(&step.subject) else { return Ok(()) };
+                self.take_firmware_away(&written.instance, &written.hosts).await;
+                Ok(())
             }
         }
     }

@@ -28,6 +28,9 @@ async fn desk_with(dir: &Path, min_free: u64) -> (Arc<Desk<Local>>, Router, Arc<
     std::fs::create_dir_all(dir.join("pool")).expect("pool");
     let settings = Settings {
         libvirt_uri: "qemu:///system".into(),
+        nvram_dir: "/nonexistent".into(),
+        tpm_dir: "/nonexistent".into(),
+        tpm_user: "tss".into(),
         roots: vec![dir.join("pool")],
         nfs_root: dir.join("mnt"),
         scratch_dir: dir.join("scratch"),

@@ -21,6 +21,7 @@ mod example;
 mod failures;
 mod fake_cloudstack;
 mod faults;
+mod firmware;
 mod golden;
 mod host;
 mod imageio;

@@ -16,6 +16,10 @@ pub(super) fn is_printable(c: char) -> bool {
     !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}')
 }
 
+pub(super) fn is_base64(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=')
+}
+
 /// An id of CloudStack's or of another platform: no path, no list, no markup.
 pub(super) fn id(raw: &str) -> Option<String> {
     let raw = raw.trim();

@@ -43,6 +43,7 @@ pub fn describe(vm: &VirtualMachine, volumes: &[&Volume], exact: &HashMap<String
         disks,
         nics: nics.collect(),
         cloudstack: Some(own(vm)),
+        firmware: None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::tree::Node;
 use super::write::Out;
-use super::{CloudStack, Group, KEPT_DETAILS, Ovf, OvfNic, clean};
+use super::{CloudStack, Firmware, Group, KEPT_DETAILS, Ovf, OvfNic, clean};
 
 /// The section's type, as that of oVirt's own ones is written.
 pub(super) const TYPE: &str = "CloudStackMetadata";
@@ -46,6 +46,14 @@ pub(super) fn write(out: &mut Out, own: &CloudStack, ovf: &Ovf) -> std::io::Resu
                     ("default", nic.default.then_some("true")),
                 ],
             )?;
+        }
+        if let Some(firmware) = &ovf.firmware {
+            out.within("Firmware", &[("seal", &firmware.seal)], |out| {
+                out.maybe("NvramData", firmware.nvram.as_deref())?;
+                firmware.tpm.iter().try_for_each(|(name, data)| {
+                    out.within("TpmData", &[("name", name)], |out| out.text("Data", data))
+                })
+            })?;
         }
         for group in &own.affinity_groups {
             out.empty("AffinityGroup", &[("id", group.id.as_deref()), ("name", group.name.as_deref())])?;
@@ -95,6 +103,7 @@ pub(super) fn read(section: &Node, ovf: &mut Ovf) {
         tags: tags.take(MOST).collect(),
         details: details.chain(nested).filter(|(key, _)| is_kept(key)).collect(),
     });
+    ovf.firmware = section.first("Firmware").map(firmware);
     cards(fields, &mut ovf.nics);
     let devices: HashMap<String, u32> = fields
         .all("Disk")
@@ -107,6 +116,17 @@ pub(super) fn read(section: &Node, ovf: &mut Ovf) {
         disk.device = devices.get(&disk.id).copied();
     }
     ovf.disks.sort_by_key(|disk| disk.device.unwrap_or(u32::MAX));
+}
+
+fn firmware(node: &Node) -> Firmware {
+    let data = |node: &Node| node.content.chars().filter(|c| clean::is_base64(*c)).collect::<String>();
+    let tpm =
+        node.all("TpmData").filter_map(|file| Some((file.attribute("name")?, data(file.first("Data")?))));
+    Firmware {
+        nvram: node.first("NvramData").map(data).filter(|data| !data.is_empty()),
+        tpm: tpm.take(MOST_FILES).collect(),
+        seal: node.attribute("seal").unwrap_or_default(),
+    }
 }
 
 /// Cards are known by their MAC address: the text may have been reordered, its cards changed.
@@ -135,5 +155,6 @@ fn is_kept(key: &str) -> bool {
 
 /// Tags and groups each.
 const MOST: usize = 50;
+const MOST_FILES: usize = 4;
 /// MHz.
 const FASTEST: u32 = 100_000;

@@ -36,7 +36,7 @@ pub(super) struct Node {
     pub(super) name: String,
     attributes: Vec<(String, String)>,
     pub(super) children: Vec<Node>,
-    content: String,
+    pub(super) content: String,
 }
 
 impl Node {

@@ -101,6 +101,9 @@ impl Bench {
     pub async fn restart(&mut self) {
         let settings = Settings {
             libvirt_uri: URI.into(),
+            nvram_dir: "/nonexistent".into(),
+            tpm_dir: "/nonexistent".into(),
+            tpm_user: "tss".into(),
             roots: vec![self.dir.path().join("pool")],
             nfs_root: self.dir.path().join("mnt"),
             scratch_dir: self.dir.path().join("scratch"),

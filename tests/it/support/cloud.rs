@@ -145,6 +145,7 @@ impl Cloud {
              [control]\nsocket = {dir}/run-{address}/sock\nlisten = {address}:{}\nclient_ca_file = {dir}/{control_ca}\n\
              [storage]\nroots = {dir}/sim/smp1,{dir}/sim/local1\nnfs_root = {dir}/sim/mnt\n\
              [backup]\nscratch_dir = {dir}/scratch-{address}\nrun_dir = {dir}/run-{address}\nmin_free = {min_free}\n\
+             [host]\nnvram_dir = {dir}/sim/nvram/{address}\n\
              [logging]\nlevel = debug\nfile = {dir}/imageio-{address}.log\n",
             ports.images,
             ports.control,
