@@ -2,7 +2,7 @@
 # A small Linux for the tests that need one with qemu's guest agent, out of Debian's packages: its kernel, busybox
 # and the agent, nothing installed. Sourced, never run.
 
-# linux_guest DIR: makes DIR/vmlinuz and DIR/initrd unless they are there
+# linux_guest DIR [PROGRAM]: makes DIR/vmlinuz and DIR/initrd, with another program in it, unless they are there
 linux_guest() {
     local dir=$1 work root kernel module
     [[ -s $dir/vmlinuz && -s $dir/initrd && $dir/initrd -nt tests/guest/init ]] && return 0
@@ -13,8 +13,9 @@ linux_guest() {
         find "$work/kernel/lib/modules" -name "$module.ko" -exec cp {} "$root/modules/" \;
     done
     cp /bin/busybox "$root/bin/busybox" && cp /usr/sbin/qemu-ga "$root/usr/sbin/" || return 1
+    [[ -z ${2:-} ]] || cp "$2" "$root/usr/sbin/" || return 1
     local library
-    for library in $(ldd /usr/sbin/qemu-ga | grep -o '/[^ ]*'); do
+    for library in $(ldd "$root"/usr/sbin/* | grep -o '/[^ ]*' | grep -v ':$' | sort -u); do
         install -D "$library" "$root$library" || return 1
     done
     install -m 0755 tests/guest/init "$root/init"

@@ -23,6 +23,7 @@ mod fake_cloudstack;
 mod faults;
 mod firmware;
 mod golden;
+mod history;
 mod host;
 mod imageio;
 mod layers;

@@ -15,8 +15,10 @@ pub struct Linux {
     domain: String,
 }
 
+/// `OVIRT_GATEWAY_GUEST` names another one than that of `./test.sh`.
 fn file(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/guest").join(name)
+    let dir = std::env::var("OVIRT_GATEWAY_GUEST").unwrap_or_else(|_| "target/guest".into());
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(dir).join(name)
 }
 
 /// Whether its kernel was made; says so loudly if not.
@@ -35,12 +37,17 @@ fn virsh(args: &[&str]) -> Output {
 impl Linux {
     /// The same domain with another system in it: the same name, id and disks, as CloudStack knows them.
     pub async fn boot(life: &Life) -> Self {
+        Self::boot_with(life, "").await
+    }
+
+    /// With more words on the kernel's command line.
+    pub async fn boot_with(life: &Life, words: &str) -> Self {
         let domain = life.domain().await;
         let dump = virsh(&["dumpxml", &domain]);
         let xml = String::from_utf8(dump.stdout).expect("text");
         assert!(virsh(&["destroy", &domain]).status.success());
         let boot = format!(
-            "<kernel>{}</kernel><initrd>{}</initrd><cmdline>console=ttyS0</cmdline></os>",
+            "<kernel>{}</kernel><initrd>{}</initrd><cmdline>console=ttyS0 {words}</cmdline></os>",
             file("vmlinuz").display(),
             file("initrd").display()
         );
@@ -48,7 +55,7 @@ impl Linux {
         // no nested virtualisation: it is the file systems that matter
         let xml = xml.replace("type='kvm'", "type='qemu'").replace("</os>", &boot).replacen(
             "<vcpu",
-            "<memory unit='MiB'>192</memory><vcpu",
+            "<memory unit='MiB'>512</memory><vcpu",
             1,
         );
         let path = life.cloud.dir.path().join("linux.xml");
@@ -72,6 +79,17 @@ impl Linux {
 
     pub fn is_frozen(&self) -> bool {
         self.agent("guest-fsfreeze-status", json!({})).expect("an answer") == "frozen"
+    }
+
+    /// How many writes of a disk qemu has counted, and the nanoseconds they took.
+    pub fn writes(&self, target: &str) -> (u64, u64) {
+        let output = virsh(&["domblkstat", &self.domain, target]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let number = |name: &str| {
+            let line = text.lines().find(|line| line.contains(name));
+            line.and_then(|line| line.split_whitespace().last()?.parse().ok()).expect("a number")
+        };
+        (number(" wr_req "), number(" wr_total_times "))
     }
 
     /// Runs a line in the guest's shell.
