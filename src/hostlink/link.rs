@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::trust::Trust;
 use crate::imageio::api::{
-    Backup, BackupEnd, BackupRequest, Cause, CertificateRequest, Export, ExportEnd, ExportEndRequest,
+    Backup, BackupEnd, BackupRequest, Cause, CertificateRequest, Claim, Export, ExportEnd, ExportEndRequest,
     ExportRequest, Firmware, FirmwareOf, FirmwareOrder, Forget, Forgotten, HostCertificate, Info, Look,
-    Looked, NewCertificate, Refusal, Ticket, TicketInfo, Volume, VolumeRef, VolumeRequest,
+    Looked, NewCertificate, Refusal, Ticket, TicketInfo, Unclaimed, Volume, VolumeRef, VolumeRequest,
 };
 
 /// The section `[imageio]`: how the gateway reaches the daemons of the hosts.
@@ -108,6 +108,11 @@ impl HostLink {
     pub async fn delete_checkpoints(&self, host: &str, forget: &Forget) -> Result<Forgotten, Error> {
         let path = "checkpoints/delete";
         self.call(host, Method::POST, "POST /checkpoints/delete", path, Some(forget), LONG).await
+    }
+
+    /// Says what is open on a host, and hears what else is there in the same name.
+    pub async fn claim(&self, host: &str, claim: &Claim) -> Result<Unclaimed, Error> {
+        self.call(host, Method::POST, "POST /claims", "claims", Some(claim), SHORT).await
     }
 
     /// What an instance's firmware remembers on that host.

@@ -13,6 +13,10 @@
 //! | `PUT /volumes/{name}` | [`VolumeRequest`] → [`Volume`]; a new empty qcow2, 409 if the name is taken |
 //! | `POST /volumes/{name}/delete` | [`VolumeRef`] → 204, also when it is gone |
 //! | `POST /volumes/{name}/info` | [`VolumeRef`] → [`Volume`] |
+//! | `POST /claims` | [`Claim`] → [`Unclaimed`]: a gateway says what it still knows |
+//! | `POST /firmware/read` | [`FirmwareOf`] → [`Firmware`] |
+//! | `POST /firmware/write` | [`FirmwareOrder`] → 204 |
+//! | `POST /firmware/delete` | [`FirmwareOf`] → 204, also when there is none |
 //! | `GET /info` | → [`Info`] |
 //!
 //! A refusal is the status with a [`Refusal`] as its JSON body. Sizes are bytes, times are seconds.
@@ -145,6 +149,9 @@ pub enum Source {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupRequest {
+    /// The installation of the gateway, by its eight digits: nobody else ends it.
+    #[serde(default)]
+    pub owner: String,
     /// The instance's id, which is its domain's uuid.
     pub instance: String,
     pub source: Source,
@@ -320,6 +327,9 @@ pub enum Mode {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportRequest {
+    /// As in [`BackupRequest`].
+    #[serde(default)]
+    pub owner: String,
     pub volume: VolumeRef,
     pub mode: Mode,
     /// For [`Mode::WriteFile`]: the virtual size the file must have.
@@ -365,6 +375,21 @@ pub struct Volume {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Info {
     pub version: String,
+    pub backups: Vec<String>,
+    pub exports: Vec<String>,
+}
+
+/// What a gateway has open on a host. What no gateway has claimed for a while ends by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    pub owner: String,
+    pub backups: Vec<String>,
+    pub exports: Vec<String>,
+}
+
+/// What the host has of the same owner besides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unclaimed {
     pub backups: Vec<String>,
     pub exports: Vec<String>,
 }

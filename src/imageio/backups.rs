@@ -94,6 +94,7 @@ impl<R: Runner> Desk<R> {
     }
 
     pub(super) fn backup(&self, id: &str) -> Result<Backup, Error> {
+        self.name(id);
         let answer = held(&self.backups).get(id).and_then(|open| open.answer.clone());
         answer.ok_or(Error::NotFound("no such backup"))
     }

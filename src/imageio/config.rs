@@ -92,6 +92,8 @@ pub struct Backup {
     pub min_free: u64,
     /// Bytes that the scratch files of one backup may grow to; 0 for as many as there are.
     pub max_scratch: u64,
+    /// Seconds that a backup or an export stays which no gateway asks for.
+    pub lease: u64,
 }
 
 impl Default for Backup {
@@ -101,6 +103,7 @@ impl Default for Backup {
             run_dir: "/run/ovirt-imageio".into(),
             min_free: 1 << 30,
             max_scratch: 0,
+            lease: 1800,
         }
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Desk;
-use super::api::{Cause, ExportEndRequest, Info, Refusal};
+use super::api::{Cause, Claim, ExportEndRequest, Info, Refusal};
 use super::desk::held;
 use super::refuse::Error;
 use crate::host::Runner;
@@ -28,6 +28,7 @@ impl<R: Runner> Desk<R> {
             .route("/backups/{id}", put(put_backup::<R>).get(backup::<R>).delete(end_backup::<R>))
             .route("/checkpoints/look", post(look::<R>))
             .route("/checkpoints/delete", post(forget::<R>))
+            .route("/claims", post(claim::<R>))
             .route("/firmware/read", post(read_firmware::<R>))
             .route("/firmware/write", post(write_firmware::<R>))
             .route("/firmware/delete", post(forget_firmware::<R>))
@@ -62,6 +63,11 @@ async fn info<R: Runner>(State(desk): At<R>) -> Json<Info> {
         backups: held(&desk.backups).keys().cloned().collect(),
         exports: held(&desk.exports).keys().cloned().collect(),
     })
+}
+
+async fn claim<R: Runner>(State(desk): At<R>, body: Body) -> Result<Response, Error> {
+    let claim: Claim = parsed(body)?;
+    Ok(Json(desk.hear(&claim)).into_response())
 }
 
 async fn put_backup<R: Runner>(

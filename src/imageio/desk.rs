@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
 
 use super::api::BackupEnd;
+use super::claims::Named;
 use super::ended::Ended;
 use super::records::{self, OpenBackup, OpenExport, Record};
 use super::refuse::Error;
@@ -33,6 +35,8 @@ pub struct Settings {
     pub min_free: u64,
     /// Bytes that one backup's scratch files may take; 0 for no limit of its own.
     pub max_scratch: u64,
+    /// How long a backup or an export stays that no gateway asks for.
+    pub lease: Duration,
 }
 
 /// The host half of the control listener. A graceful [`Desk::close`] ends every job and export,
@@ -46,6 +50,7 @@ pub struct Desk<R> {
     pub(super) ended_backups: Ended<BackupEnd>,
     /// Of those whose data was to be kept: whether it was, or why not.
     pub(super) ended_exports: Ended<Result<(), String>>,
+    pub(super) named: Mutex<Named>,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -69,6 +74,7 @@ impl<R: Runner> Desk<R> {
             exports: Mutex::default(),
             ended_backups: Ended::default(),
             ended_exports: Ended::default(),
+            named: Mutex::default(),
             locks: Mutex::default(),
         });
         for record in records::all(&desk.settings.run_dir)? {
@@ -79,6 +85,8 @@ impl<R: Runner> Desk<R> {
             }
         }
         crash::point!("host.desk.open");
+        let pause = (desk.settings.lease / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        tokio::spawn(Self::reap(Arc::downgrade(&desk), pause));
         Ok(desk)
     }
 
@@ -126,4 +134,6 @@ pub(super) fn checked(id: &str) -> Result<(), Error> {
 }
 
 /// 107 bytes of a socket's path, less our names.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const MAX_RUN_DIR: usize = 76;

@@ -10,6 +10,7 @@ mod backups;
 mod certificate;
 mod change;
 mod checkpoints;
+mod claims;
 mod config;
 mod control;
 mod daemon;

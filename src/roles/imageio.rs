@@ -2,6 +2,8 @@
 
 use std::io::Read;
 
+use std::time::Duration;
+
 use anyhow::Context;
 use ovirt_gateway::cli::{Host, Imageio as Options, Settings};
 use ovirt_gateway::enrol::{Places, join};
@@ -37,6 +39,7 @@ async fn daemon(config: Config) -> anyhow::Result<()> {
             run_dir: config.backup.run_dir,
             min_free: config.backup.min_free,
             max_scratch: config.backup.max_scratch,
+            lease: Duration::from_secs(config.backup.lease.max(1)),
         },
         Local,
         move |url| tickets.cancel_url(url),

@@ -12,6 +12,8 @@ pub struct BackupConfig {
     pub stale: u64,
     /// Seconds between two looks at what the hosts hold.
     pub poll: u64,
+    /// Seconds between two claims of what is open on the hosts; all hosts are asked at every tenth.
+    pub claim: u64,
     /// Backups and transfers at once on a host; what is more waits, oldest first. 0 is no limit.
     pub max_per_host: usize,
     /// The same for a storage pool.
@@ -48,6 +50,7 @@ impl Default for BackupConfig {
             inactivity_timeout: 600,
             stale: 600,
             poll: 5,
+            claim: 60,
             max_per_host: 16,
             max_per_pool: 32,
             max_checkpoints: 32,

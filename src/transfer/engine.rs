@@ -46,6 +46,7 @@ impl Engine {
         core.seen.load(&core.parts.store).await;
         core.reconcile().await?;
         core.spawn(core.clone().sweep());
+        core.spawn(core.clone().keep_claiming());
         Ok(Arc::new(Self { core }))
     }
 

@@ -226,7 +226,7 @@ impl Core {
             Mode::WriteFile => Some(hosts.volume(&transfer.host_address, &volume).await?.virtual_size),
             Mode::Read | Mode::Write => None,
         };
-        let request = ExportRequest { volume, mode, virtual_size };
+        let request = ExportRequest { owner: self.owner(), volume, mode, virtual_size };
         hosts.start_export(&transfer.host_address, &transfer.id, &request).await
     }
 

@@ -8,6 +8,7 @@ mod attach;
 mod backup;
 mod cards;
 mod checkpoint;
+mod claim;
 mod config;
 mod core;
 mod disk;

@@ -65,6 +65,7 @@ impl Core {
             api::BackupDisk { id: disk.disk_id.clone(), volume, base: base(disk) }
         });
         Ok(api::BackupRequest {
+            owner: self.owner(),
             instance: backup.vm_id.clone(),
             source: match backup.source {
                 Source::Running => api::Source::Running,

@@ -31,6 +31,7 @@ async fn desk_with(dir: &Path, min_free: u64) -> (Arc<Desk<Local>>, Router, Arc<
         nvram_dir: "/nonexistent".into(),
         tpm_dir: "/nonexistent".into(),
         tpm_user: "tss".into(),
+        lease: Duration::from_secs(1800),
         roots: vec![dir.join("pool")],
         nfs_root: dir.join("mnt"),
         scratch_dir: dir.join("scratch"),

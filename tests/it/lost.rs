@@ -1,6 +1,7 @@
 //! A database that is damaged or gone, and one on a server: chains of backups go on.
 
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use crate::support::chain::{self, Chain};
 use crate::support::cloud::{Cloud, Part, Ports};
@@ -17,6 +18,7 @@ struct Site {
     vm: String,
     disk: String,
     chain: Chain,
+    ports: Ports,
     _host: Part,
 }
 
@@ -31,7 +33,7 @@ impl Site {
         let disk = flow::new_disk(&cloud, ALICE, "nfs1", 64 * MIB).await.expect("a disk");
         assert_eq!(flow::attach(&cloud, ALICE, &vm, &disk, false).await.0, 201);
         flow::upload(&cloud, ALICE, &disk, 0, &pattern(1, 8 << 20)).await;
-        Self { cloud, more, vm, disk, chain: Chain::default(), _host: host }
+        Self { cloud, more, vm, disk, chain: Chain::default(), ports, _host: host }
     }
 
     /// Writes something, and takes a backup: how it went, and the bytes that were read for it.
@@ -153,6 +155,69 @@ async fn a_gateway_on_a_server_survives_its_own_death_and_the_servers_absence() 
         assert_eq!(site.backup(3).await, ("incremental".to_owned(), MIB), "{kind}");
         assert!(!site.cloud.log().contains("root@"), "no address with its user");
     }
+}
+
+/// What a host has open, as its records say.
+fn records(cloud: &Cloud) -> Vec<String> {
+    let entries = std::fs::read_dir(cloud.dir.path().join("run-127.0.0.1")).expect("run");
+    let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+    names.filter(|name| name != "sock").collect()
+}
+
+async fn ends(cloud: &Cloud, why: &str) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !records(cloud).is_empty() {
+        assert!(Instant::now() < until, "{why}: {:?}\n{}", records(cloud), cloud.warnings());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Open when the database is lost: the gateway of before knows its name on it, but not what it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_database_had_open_is_ended_on_the_hosts() {
+    let mut site = Site::begin(None).await;
+    site.more.push(("OVIRT_GATEWAY__BACKUP__CLAIM", "1".to_owned()));
+    site.cloud.restart(&site.more);
+    site.backup(1).await;
+    let base = site.chain.base.clone();
+    chain::begin(&site.cloud, ALICE, &site.vm, base.as_deref()).await;
+    let spare = flow::new_disk(&site.cloud, ALICE, "nfs1", 4 << 20).await.expect("a disk");
+    let body = serde_json::json!({"disk": {"id": spare}, "direction": "upload", "format": "raw"});
+    flow::transfer(&site.cloud, ALICE, body).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(records(&site.cloud).len() >= 2, "what is known stays: {:?}", records(&site.cloud));
+    site.cloud.gateway.kill();
+    for entry in ["state.db", "state.db-wal", "state.db-shm"] {
+        let _ = std::fs::remove_file(site.cloud.dir.path().join("state").join(entry));
+    }
+    site.state("rebuild", true);
+    site.cloud.restart(&site.more);
+    ends(&site.cloud, "nobody knows it").await;
+    assert_eq!(site.backup(2).await.0, "incremental");
+}
+
+/// No gateway comes back at all: the host waits as long as it was told, and ends what is open.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_gateway_asks_for_ends_by_itself() {
+    let mut site = Site::begin(None).await;
+    site.backup(1).await;
+    site._host.kill();
+    site._host = site.cloud.host_with(&site.ports, "lease = 5");
+    site.more.push(("OVIRT_GATEWAY__BACKUP__CLAIM", "1".to_owned()));
+    site.cloud.restart(&site.more);
+    let base = site.chain.base.clone();
+    let (_, path) = chain::begin(&site.cloud, ALICE, &site.vm, base.as_deref()).await;
+    let spare = flow::new_disk(&site.cloud, ALICE, "nfs1", 4 << 20).await.expect("a disk");
+    let body = serde_json::json!({"disk": {"id": spare}, "direction": "upload", "format": "raw"});
+    flow::transfer(&site.cloud, ALICE, body).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert!(records(&site.cloud).len() >= 2, "a gateway that is there keeps it: {:?}", records(&site.cloud));
+    site.cloud.gateway.kill();
+    ends(&site.cloud, "nobody asks").await;
+    site.cloud.restart(&site.more);
+    let phase = flow::settled(&site.cloud, ALICE, &path, "phase", &["ready", "finalizing"]).await;
+    assert_eq!(phase, "failed");
+    assert_eq!(site.backup(2).await.0, "incremental");
 }
 
 fn find(dir: &std::path::Path, name: &str) -> std::path::PathBuf {

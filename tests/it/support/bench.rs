@@ -104,6 +104,7 @@ impl Bench {
             nvram_dir: "/nonexistent".into(),
             tpm_dir: "/nonexistent".into(),
             tpm_user: "tss".into(),
+            lease: Duration::from_secs(1800),
             roots: vec![self.dir.path().join("pool")],
             nfs_root: self.dir.path().join("mnt"),
             scratch_dir: self.dir.path().join("scratch"),

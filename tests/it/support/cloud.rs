@@ -129,6 +129,15 @@ impl Cloud {
         Part::start(dir, &["imageio", "--config", &file], &[])
     }
 
+    /// The same, with a line more in its section `[backup]`.
+    pub fn host_with(&self, ports: &Ports, line: &str) -> Part {
+        drop(self.host(ports, 0));
+        let file = self.dir.path().join("imageio-127.0.0.1.ini");
+        let text = std::fs::read_to_string(&file).expect("settings");
+        std::fs::write(&file, text.replace("[backup]\n", &format!("[backup]\n{line}\n"))).expect("settings");
+        Part::start(self.dir.path(), &["imageio", "--config", &file.display().to_string()], &[])
+    }
+
     /// Writes the settings of a host's daemon, whose certificate is in a directory; the file's name.
     pub fn host_settings(
         &self,

@@ -81,6 +81,8 @@ impl Linux {
         self.agent("guest-fsfreeze-status", json!({})).expect("an answer") == "frozen"
     }
 
+    // the bench's
+    #[allow(dead_code)]
     /// How many writes of a disk qemu has counted, and the nanoseconds they took.
     pub fn writes(&self, target: &str) -> (u64, u64) {
         let output = virsh(&["domblkstat", &self.domain, target]);
