@@ -5,7 +5,7 @@
 //! needs libvirt and a guest with fio:
 //! `. scripts/common.sh; . scripts/guest.sh; linux_guest target/guest-fio /usr/bin/fio`.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::panic)]
 
 #[path = "../tests/it/support/mod.rs"]
 mod support;
