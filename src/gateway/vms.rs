@@ -118,7 +118,7 @@ impl Gateway {
         let (places, mut attached, exact) = tokio::try_join!(places, attached, exact)?;
         // one by one: a list would ask every host
         let firmware = match &vms[..] {
-            [vm] if query.all_content() => self.engine().firmware(vm).await,
+            [vm] if query.all_content() => self.engine().firmware(caller, vm).await,
             _ => None,
         };
         let mut by_vm: HashMap<&str, Vec<&Volume>> = HashMap::new();

@@ -104,8 +104,8 @@ impl Engine {
     }
 
     /// For callers who were shown the instance: what its firmware remembers.
-    pub async fn firmware(&self, vm: &VirtualMachine) -> Option<Firmware> {
-        self.core.firmware(vm).await
+    pub async fn firmware(&self, caller: &Caller, vm: &VirtualMachine) -> Option<Firmware> {
+        self.core.firmware(&caller.client, vm).await
     }
 
     /// For callers who were shown the instance; oldest first.

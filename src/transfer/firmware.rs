@@ -9,22 +9,23 @@ use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::cloudstack::Params;
 use crate::cloudstack::types::VirtualMachine;
+use crate::cloudstack::{Client, Params};
 use crate::imageio::api;
 use crate::map::ovf::Firmware;
 
-use super::Error;
 use super::core::{Core, Who};
 use super::notes::Severity;
 use super::place::{has_kvm, placed};
 use super::undo::Work;
+use super::{Error, owned};
 
 impl Core {
-    /// Where the instance runs, or was last seen. `None` where it has no such firmware, or its host does
-    /// not answer: a configuration without it is better than none.
-    pub(super) async fn firmware(&self, vm: &VirtualMachine) -> Option<Firmware> {
-        if !remembers(vm) {
+    /// Where the instance runs, or was last seen. `None` for callers who may not read its disks either,
+    /// where it has no such firmware, or its host does not answer: a configuration without it is better
+    /// than none.
+    pub(super) async fn firmware(&self, caller: &Client, vm: &VirtualMachine) -> Option<Firmware> {
+        if !remembers(vm) || owned::may_read(caller).await.is_err() {
             return None;
         }
         let host = vm.hostid.clone().or_else(|| self.seen.of(&vm.id)?.host_id)?;
@@ -58,6 +59,10 @@ impl Core {
         firmware: Firmware,
         work: &mut Work,
     ) -> Result<(), Error> {
+        if owned::may_write(&who.client).await.is_err() {
+            self.told(who, vm, "UEFI variables and TPM were not kept: this account may not write disks");
+            return Ok(());
+        }
         let mut firmware = firmware;
         let sealed = STANDARD.decode(&firmware.seal).unwrap_or_default();
         if !firmware.tpm.is_empty() && !bool::from(sealed.ct_eq(&self.seal(&firmware))) {

@@ -36,7 +36,11 @@ async fn power(cloud: &Cloud, vm: &str, action: &str, wanted: &str) {
 
 /// The configuration that a backup product keeps.
 async fn configuration(cloud: &Cloud, vm: &str) -> String {
-    let vm = cloud.json(ALICE, &format!("{API}/vms/{vm}?all_content=true")).await;
+    configuration_for(cloud, ALICE, vm).await
+}
+
+async fn configuration_for(cloud: &Cloud, user: &str, vm: &str) -> String {
+    let vm = cloud.json(user, &format!("{API}/vms/{vm}?all_content=true")).await;
     vm["initialization"]["configuration"]["data"].as_str().expect("an OVF").to_owned()
 }
 
@@ -92,6 +96,9 @@ async fn uefi_variables_and_a_tpm_come_back_with_their_instance() {
     let ovf = configuration(&cloud, &vm).await;
     assert!(ovf.contains("<NvramData>") && ovf.contains("tpm2/tpm2-00.permall"), "{}", cloud.warnings());
     assert!(ovf.len() < 200_000, "{} bytes", ovf.len());
+    // who sees the instance but may not read its disks does not get its keys either
+    let outside = configuration_for(&cloud, "grace@ROOT", &vm).await;
+    assert!(outside.contains("CloudStackMetadata") && !outside.contains("NvramData"));
     let keys = std::fs::read(tpm(&vm)).expect("a TPM");
     power(&cloud, &vm, "stop", "down").await;
     let mut store = std::fs::read(variables(&cloud, home, &vm)).expect("variables");
