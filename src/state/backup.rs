@@ -267,7 +267,7 @@ impl Store {
 
     pub async fn open_backups(&self) -> Result<Vec<Backup>, Error> {
         let rows = self
-            .query("SELECT * FROM backups WHERE open_vm IS NOT NULL ORDER BY created_ms, id")
+            .query("SELECT * FROM backups WHERE open_vm > '' ORDER BY created_ms, id")
             .fetch_all(&self.pool)
             .within()
             .await?;

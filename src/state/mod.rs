@@ -2,7 +2,8 @@
 //!
 //! The only user of the database. Rows are plain structs whose words are oVirt's; every change of a
 //! phase is a compare-and-swap on id, phase and revision, so that of two writers one loses and knows
-//! it. Knows nothing of CloudStack, hosts or HTTP.
+//! it. What is open is found by `> ''` on a column that is NULL otherwise: an index serves that everywhere,
+//! and `IS NOT NULL` not in SQLite. Knows nothing of CloudStack, hosts or HTTP.
 
 mod backup;
 mod checkpoint;

@@ -67,14 +67,15 @@ impl Store {
 
     /// Drops the leases of disks that no open backup or transfer uses.
     pub async fn drop_unused_leases(&self) -> Result<u64, Error> {
-        let done = self.query(
-            "DELETE FROM leases WHERE disk_id NOT IN (SELECT open_disk FROM transfers WHERE open_disk IS NOT \
-             NULL) AND disk_id NOT IN (SELECT d.disk_id FROM backup_disks d, backups b WHERE b.id = \
-             d.backup_id AND b.open_vm IS NOT NULL)",
-        )
-        .execute(&self.pool)
-        .within()
-        .await?;
+        let done = self
+            .query(
+                "DELETE FROM leases WHERE disk_id NOT IN (SELECT open_disk FROM transfers WHERE open_disk > \
+             '') AND disk_id NOT IN (SELECT d.disk_id FROM backup_disks d, backups b WHERE b.id = \
+             d.backup_id AND b.open_vm > '')",
+            )
+            .execute(&self.pool)
+            .within()
+            .await?;
         Ok(done.rows_affected())
     }
 

@@ -224,7 +224,7 @@ impl Store {
 
     pub async fn open_transfers(&self) -> Result<Vec<Transfer>, Error> {
         let rows = self
-            .query("SELECT * FROM transfers WHERE open_disk IS NOT NULL ORDER BY created_ms, id")
+            .query("SELECT * FROM transfers WHERE open_disk > '' ORDER BY created_ms, id")
             .fetch_all(&self.pool)
             .within()
             .await?;
@@ -256,7 +256,7 @@ impl Store {
 
     pub async fn open_transfers_of_backup(&self, backup: &str) -> Result<Vec<Transfer>, Error> {
         let rows = self
-            .query("SELECT * FROM transfers WHERE backup_id = ? AND open_disk IS NOT NULL")
+            .query("SELECT * FROM transfers WHERE backup_id = ? AND open_disk > ''")
             .bind(backup.to_owned())
             .fetch_all(&self.pool)
             .within()

@@ -23,10 +23,10 @@ impl Store {
         let rows = self
             .query(
                 "SELECT b.id AS id, b.created_ms AS created_ms, b.host_id AS host_id, d.pool_id AS pool_id \
-             FROM backups b JOIN backup_disks d ON d.backup_id = b.id WHERE b.open_vm IS NOT NULL \
+             FROM backups b JOIN backup_disks d ON d.backup_id = b.id WHERE b.open_vm > '' \
              UNION ALL \
              SELECT id, created_ms, host_id, pool_id FROM transfers \
-             WHERE open_disk IS NOT NULL AND backup_id IS NULL",
+             WHERE open_disk > '' AND COALESCE(backup_id, '') = ''",
             )
             .fetch_all(&self.pool)
             .within()

@@ -8,11 +8,13 @@ use sqlx::migrate::Migrator;
 
 use crate::support::databases::Database;
 
+const NEWEST: i64 = 4;
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
-const ROWS: [&str; 3] = [
+const ROWS: [&str; 4] = [
     include_str!("../data/state/v1.sql"),
     include_str!("../data/state/v2.sql"),
     include_str!("../data/state/v3.sql"),
+    include_str!("../data/state/v4.sql"),
 ];
 
 /// A database as the program of that version left it.
@@ -30,16 +32,16 @@ async fn old(database: &Database, version: i64) {
 #[tokio::test]
 async fn a_database_of_any_version_is_taken_over_with_all_its_rows() {
     assert_eq!(MIGRATIONS.iter().count(), ROWS.len(), "each version has its rows");
-    for version in 1..=3 {
+    for version in 1..=NEWEST {
         for database in Database::all("migrations::a_database_of_any_version").await {
             old(&database, version).await;
             let what = format!("{} from version {version}", database.kind);
-            if version < 3 {
+            if version < NEWEST {
                 let refused = Store::beside(&database.config()).await.expect_err("not as it is");
                 assert!(matches!(refused, Error::Older { .. }), "{what}: {refused}");
             }
             let store = database.open().await;
-            assert_eq!(store.summary().await.expect("counts").schema, 3, "{what}");
+            assert_eq!(store.summary().await.expect("counts").schema, NEWEST, "{what}");
             as_written(&store, version, &what).await;
             store.close().await;
             drop(store);
@@ -83,9 +85,9 @@ async fn as_written(store: &Store, version: i64, what: &str) {
 async fn a_database_of_a_newer_version_is_left_alone() {
     for database in Database::all("migrations::a_database_of_a_newer_version").await {
         drop(database.open().await);
-        database.tell("UPDATE _sqlx_migrations SET version = 9 WHERE version = 3").await;
+        database.tell("UPDATE _sqlx_migrations SET version = 9 WHERE version = 4").await;
         let error = until_free(&database).await;
-        assert!(matches!(error, Error::Newer { version: 9, ours: 3, .. }), "{}: {error}", database.kind);
+        assert!(matches!(error, Error::Newer { version: 9, ours: NEWEST, .. }), "{}: {error}", database.kind);
         assert!(matches!(Store::beside(&database.config()).await, Err(Error::Newer { .. })));
     }
 }
@@ -94,9 +96,9 @@ async fn a_database_of_a_newer_version_is_left_alone() {
 async fn a_migration_that_was_changed_or_broke_off_is_named() {
     for database in Database::all("migrations::a_migration_that_was_changed").await {
         drop(database.open().await);
-        database.tell("UPDATE _sqlx_migrations SET success = (1 = 0) WHERE version = 3").await;
+        database.tell("UPDATE _sqlx_migrations SET success = (1 = 0) WHERE version = 4").await;
         let error = until_free(&database).await.to_string();
-        assert!(error.contains("migration 3 is partially applied"), "{}: {error}", database.kind);
+        assert!(error.contains("migration 4 is partially applied"), "{}: {error}", database.kind);
     }
 }
 

@@ -327,7 +327,7 @@ async fn of_two_gateways_one_has_the_database() {
         let refused = database.try_open().await.expect_err("a second one");
         assert!(matches!(refused, Error::InUse { .. }), "{refused}");
         let beside = ovirt_gateway::state::Store::beside(&database.config()).await.expect("may be read");
-        assert_eq!(beside.summary().await.expect("counts").schema, 3);
+        assert_eq!(beside.summary().await.expect("counts").schema, 4);
         // a clone holds it as well
         let clone = store.clone();
         drop(store);
