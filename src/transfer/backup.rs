@@ -298,6 +298,7 @@ impl Core {
         crash::point!("gateway.backup.cleared");
         let closed = Backup { open: false, ..backup.clone() };
         self.parts.store.swap_backup(&backup, &closed).await?;
+        self.untouch(&backup.id);
         self.forget_leases().await;
         self.later.now(&backup.vm_id);
         self.room.notify_waiters();

@@ -166,6 +166,11 @@ impl Core {
         });
     }
 
+    /// It has ended: nobody's interest counts any more.
+    pub(super) fn untouch(&self, backup: &str) {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).remove(backup);
+    }
+
     /// How long nobody has asked about a backup, as far as this process was there to be asked.
     pub(super) fn silent_for(&self, backup: &Backup) -> Duration {
         let kept = backup.touched_ms.max(backup.created_ms);

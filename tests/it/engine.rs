@@ -8,6 +8,8 @@ use ovirt_gateway::transfer::{CreateDisk, CreateInstance, Engine, Error, StartBa
 
 use crate::world::{DISK, LOOSE, VM, World};
 
+const GRACE: Duration = Duration::from_secs(10);
+
 fn transfer(disk: &str, backup: Option<&str>, direction: Direction) -> StartTransfer {
     StartTransfer {
         id: None,
@@ -129,6 +131,8 @@ async fn a_restart_tells_the_truth_and_keeps_the_tickets() {
     transfer_in(&world, &engine, &write.id, TransferPhase::Transferring).await;
 
     // Another process on the same database; the host has forgotten its tickets and one export.
+    engine.close(GRACE).await;
+    drop(engine);
     world.now().tickets.clear();
     world.now().exports.clear();
     let engine = world.engine().await;
@@ -143,6 +147,8 @@ async fn a_restart_tells_the_truth_and_keeps_the_tickets() {
 
     let backup = engine.start_backup(&alice, VM, StartBackup::default()).await.expect("starts");
     backup_in(&engine, &backup.id, BackupPhase::Ready).await;
+    engine.close(GRACE).await;
+    drop(engine);
     world.now().backups.clear();
     let engine = world.engine().await;
     assert_eq!(engine.backup(VM, &backup.id).await.expect("is there").phase, BackupPhase::Failed);
@@ -238,7 +244,7 @@ async fn a_failed_step_leaves_nothing_behind() {
     assert!(matches!(refused, Err(Error::CloudStack(_))), "{refused:?}");
     assert_eq!(world.now().vms.len(), 1);
     assert_eq!(world.now().volumes.len(), 2);
-    assert!(world.store().await.steps(None).await.expect("reads").is_empty());
+    assert!(world.beside().await.steps(None).await.expect("reads").is_empty());
 }
 
 #[tokio::test]

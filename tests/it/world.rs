@@ -81,9 +81,17 @@ impl World {
         self.objects.lock().expect("no test thread has failed")
     }
 
+    fn state(&self) -> state::Config {
+        state::Config { dir: self.dir.path().join("state"), ..state::Config::default() }
+    }
+
     pub async fn store(&self) -> Store {
-        let config = state::Config { dir: self.dir.path().join("state"), ..state::Config::default() };
-        Store::open(&config).await.expect("a database")
+        Store::open(&self.state()).await.expect("a database")
+    }
+
+    /// To be read while an engine has it.
+    pub async fn beside(&self) -> Store {
+        Store::beside(&self.state()).await.expect("a database")
     }
 
     pub async fn engine(&self) -> Arc<Engine> {
