@@ -109,8 +109,9 @@ fn a_running_instance_in_words() {
     assert_eq!(vm.bios.and_then(|bios| bios.r#type), Some(model::BiosType::I440fxSeaBios));
     assert_eq!(vm.os.and_then(|os| os.r#type).as_deref(), Some("other_linux"));
     let rels: Vec<_> = vm.link.iter().map(|link| link.rel.as_str()).collect();
-    assert_eq!(rels, ["backups", "diskattachments", "nics", "reporteddevices", "snapshots", "tags"]);
-    assert_eq!(vm.link[1].href, format!("/ovirt-engine/api/vms/{}/diskattachments", web.id));
+    let all = ["backups", "checkpoints", "diskattachments", "nics", "reporteddevices", "snapshots", "tags"];
+    assert_eq!(rels, all);
+    assert_eq!(vm.link[2].href, format!("/ovirt-engine/api/vms/{}/diskattachments", web.id));
 }
 
 #[test]
