@@ -2,9 +2,10 @@
 //! and which disks carry the new checkpoint's bitmap.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::crash;
+use crate::hostlink;
 use crate::imageio::api;
 use crate::state::{Backup, BackupDisk, Source};
 
@@ -35,9 +36,27 @@ impl Core {
         let request = self.order(&backup, &disks, &chain)?;
         let hosts = self.hosts()?;
         let host = backup.host_address.clone().unwrap_or_default();
-        let made = persist(START, || hosts.start_backup(&host, id, &request)).await?;
+        let begun = Instant::now();
+        let made = loop {
+            match persist(START, || hosts.start_backup(&host, id, &request)).await {
+                Err(error) if begun.elapsed() < REBOOT && self.reboots(&backup, &error).await? => {
+                    tokio::time::sleep(REBOOT_PAUSE).await;
+                }
+                made => break made?,
+            }
+        };
         crash::point!("gateway.backup.asked");
         self.exported(&backup, &made).await
+    }
+
+    /// Whether the host lacks a domain that CloudStack says runs there: between two lives, for a moment.
+    async fn reboots(&self, backup: &Backup, error: &hostlink::Error) -> Result<bool, Error> {
+        if backup.source != Source::Running || error.cause() != Some(api::Cause::NotFound) {
+            return Ok(false);
+        }
+        let service = self.service("a backup")?;
+        let vm = service.own_work().virtual_machine(&backup.vm_id).await?;
+        Ok(vm.is_some_and(|vm| vm.state == "Running" && vm.hostid == backup.host_id))
     }
 
     /// The order for the host. A disk is incremental only as far as our rows speak for it; the host
@@ -141,5 +160,8 @@ impl Core {
     }
 }
 
+/// How long a reboot takes on the host.
+const REBOOT: Duration = Duration::from_secs(15);
+const REBOOT_PAUSE: Duration = Duration::from_secs(1);
 /// How long a host may be away while a backup begins.
 const START: Duration = Duration::from_secs(60);
