@@ -34,6 +34,7 @@ pub async fn start(ask: Ask, Path(vm): Path<String>, body: Bytes) -> Result<Resp
         })
         .await??;
     }
+    ask.gateway.engine().leave_alone(&found.id).await;
     act(ask, &vm, &body, "startVirtualMachine", |params| params).await
 }
 

@@ -160,6 +160,15 @@ impl Core {
         Ok(self.chain(vm).await?.0.iter().all(|(_, disks)| disks.is_empty()))
     }
 
+    /// An instance is about to start: qemu wants its images for itself. Whoever deletes bitmaps in them
+    /// ends first, and nobody begins for a while.
+    pub(super) async fn leave_alone(&self, vm: &str) {
+        self.later.rest(vm);
+        if tokio::time::timeout(DELETE, self.forgetting.lock()).await.is_err() {
+            tracing::warn!(vm, "bitmaps are still being deleted while an instance starts");
+        }
+    }
+
     /// What the sweep looks after: bitmaps that could not be deleted are tried again, ever more seldom.
     pub(super) async fn forget_bitmaps_of_all(&self) -> Result<(), Error> {
         for vm in self.parts.store.instances_to_clean().await? {
@@ -274,11 +283,26 @@ impl Core {
 /// When bitmaps that could not be deleted are tried again, by instance. In memory: a new process
 /// tries at once.
 #[derive(Debug, Default)]
-pub(super) struct Later(std::sync::Mutex<BTreeMap<String, (Instant, Duration)>>);
+pub(super) struct Later(
+    std::sync::Mutex<BTreeMap<String, (Instant, Duration)>>,
+    /// Instances that are about to start: until when their images are left alone.
+    std::sync::Mutex<BTreeMap<String, Instant>>,
+);
 
 impl Later {
     fn is_due(&self, vm: &str) -> bool {
-        self.lock().get(vm).is_none_or(|(at, _)| *at <= Instant::now())
+        !self.rests(vm) && self.lock().get(vm).is_none_or(|(at, _)| *at <= Instant::now())
+    }
+
+    fn rest(&self, vm: &str) {
+        let mut resting = self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        resting.retain(|_, until| *until > Instant::now());
+        resting.insert(vm.to_owned(), Instant::now() + REST);
+    }
+
+    fn rests(&self, vm: &str) -> bool {
+        let resting = self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        resting.get(vm).is_some_and(|until| *until > Instant::now())
     }
 
     fn again(&self, vm: &str) {
@@ -305,6 +329,8 @@ impl Later {
 }
 
 const DELETE: Duration = Duration::from_secs(10);
+/// How long a start may take.
+const REST: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 const MOST_LATER: usize = 10_000;

@@ -63,6 +63,11 @@ impl Engine {
         Core::new(parts, id).compare().await
     }
 
+    /// To be called before an instance is started.
+    pub async fn leave_alone(&self, vm: &str) {
+        self.core.leave_alone(vm).await;
+    }
+
     /// Takes no new work and waits for what is under way, at most for the grace period.
     pub async fn close(&self, grace: Duration) {
         self.core.close(grace).await;
