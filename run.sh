@@ -12,6 +12,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/scripts/common.sh"
 
 config_arguments() {
     arguments=(serve)
+    # one arena: what ended gives its memory back to what begins, on whatever thread
+    export MALLOC_ARENA_MAX=${MALLOC_ARENA_MAX:-1}
     [[ -r $root/config.ini ]] && arguments+=(--config "$root/config.ini")
     # a service that was not told where to keep its state keeps it here, not in /var/lib
     [[ -r $root/config.ini ]] || export OVIRT_GATEWAY__STATE__DIR="${OVIRT_GATEWAY__STATE__DIR:-$root/state}"
