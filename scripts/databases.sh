@@ -4,11 +4,11 @@
 
 database_pids=()
 
-# as_user USER COMMAND...: neither server runs as root
+# as_user USER COMMAND...: neither server runs as root. Replaces the shell, so that a pid is the server's own
 as_user() {
     local user=$1
     shift
-    if [[ $(id -u) == 0 ]]; then setpriv --reuid "$user" --regid "$(id -gn "$user")" --clear-groups "$@"; else "$@"; fi
+    if [[ $(id -u) == 0 ]]; then exec setpriv --reuid "$user" --regid "$(id -gn "$user")" --clear-groups "$@"; else exec "$@"; fi
 }
 
 # databases DIR: starts both, and exports where they are
@@ -39,7 +39,7 @@ postgresql_here() {
     programs=$(find /usr/lib/postgresql -maxdepth 2 -name bin | sort -V | tail -1)
     user=$([[ $(id -u) == 0 ]] && echo postgres || id -un)
     mkdir -p "$dir" && { [[ $(id -u) != 0 ]] || chown -R postgres:postgres "$dir"; } || return 1
-    as_user "$user" "$programs/initdb" -D "$dir/data" -U postgres --auth=trust --no-sync >"$dir.log" 2>&1 || return 1
+    (as_user "$user" "$programs/initdb" -D "$dir/data" -U postgres --auth=trust --no-sync) >"$dir.log" 2>&1 || return 1
     as_user "$user" "$programs/postgres" -D "$dir/data" -k "$dir" -c listen_addresses= -c max_connections=500 \
         >>"$dir.log" 2>&1 &
     database_pids+=($!)
