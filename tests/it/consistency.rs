@@ -45,7 +45,8 @@ fn file_system(life: &Life) -> (bool, bool) {
     let recovery = String::from_utf8_lossy(&head.stdout).contains("needs_recovery");
     let check = Command::new("e2fsck").args(["-f", "-n"]).arg(&path).output().expect("e2fsck");
     if !recovery && !check.status.success() {
-        println!("{}{}", String::from_utf8_lossy(&check.stdout), String::from_utf8_lossy(&check.stderr));
+        let told = [&head.stdout, &check.stdout, &check.stderr].map(|text| String::from_utf8_lossy(text));
+        println!("{}", told.concat());
     }
     (recovery, check.status.success())
 }

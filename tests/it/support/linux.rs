@@ -103,9 +103,9 @@ impl Linux {
     /// The number that the guest has written last.
     fn number(&self) -> Option<u64> {
         let handle = self.agent("guest-file-open", json!({"path": "/data/number", "mode": "r"})).ok()?;
-        let read = self.agent("guest-file-read", json!({"handle": handle})).ok()?;
+        let read = self.agent("guest-file-read", json!({"handle": handle}));
         self.agent("guest-file-close", json!({"handle": handle})).ok()?;
-        let text = STANDARD.decode(read["buf-b64"].as_str()?).ok()?;
+        let text = STANDARD.decode(read.ok()?["buf-b64"].as_str()?).ok()?;
         String::from_utf8(text).ok()?.trim().parse().ok()
     }
 
