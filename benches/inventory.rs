@@ -68,6 +68,7 @@ fn main() {
         &[
             ("OVIRT_GATEWAY__SERVER__HOST", "127.0.0.1".into()),
             ("OVIRT_GATEWAY__SERVER__PORT", "0".into()),
+            ("OVIRT_GATEWAY__PROXY__ENABLED", "false".into()),
             ("OVIRT_GATEWAY__CLOUDSTACK__ENDPOINT", simulator.1.clone()),
             ("OVIRT_GATEWAY__CLOUDSTACK__API_KEY", key("gateway", "apikey")),
             ("OVIRT_GATEWAY__CLOUDSTACK__SECRET_KEY", key("gateway", "secretkey")),

@@ -13,7 +13,7 @@ use std::path::Path;
 use config::{Environment, File, FileFormat};
 use serde::de::DeserializeOwned;
 
-pub use gateway::{Gateway, Security, Server, Ssl};
+pub use gateway::{Gateway, Proxy, Security, Server, Ssl};
 
 /// EX_CONFIG of sysexits.h.
 pub const EXIT_CODE: u8 = 78;

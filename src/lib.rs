@@ -14,6 +14,7 @@
 //! - `nbd` — an asynchronous NBD client.
 //! - `host` — the only place that starts programs: virsh, qemu-nbd, qemu-img.
 //! - `imageio` — the data plane on a KVM host: tickets, images, exports.
+//! - `proxy` — streams image data for clients that cannot reach the hosts.
 //! - `simulator` — a CloudStack of our own for tests and demos; shares no type with `cloudstack`.
 //! - `client` — the reference client and the demo, which speak the gateway's public API only.
 //! - `doctor` — checks a site end to end and says what to change; reads only.
@@ -39,6 +40,7 @@ pub mod map;
 pub mod model;
 pub mod nbd;
 pub mod pki;
+pub mod proxy;
 pub mod serve;
 pub mod simulator;
 pub mod state;

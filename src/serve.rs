@@ -3,6 +3,9 @@
 //! Who binds, decides: callers bring a bound listener, a way to make a service for each connection,
 //! and a shutdown future. Nothing here knows what is served.
 
+mod meter;
+mod workers;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -25,6 +28,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+pub use meter::{Meter, Metered};
+pub use workers::Workers;
+
 /// Bounds of one listener.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -36,6 +42,8 @@ pub struct Options {
     pub headers: Duration,
     /// How long open connections may take to finish after shutdown was asked for.
     pub grace: Duration,
+    /// How long a client may take nothing of an answer, where connections are measured.
+    pub stall: Duration,
 }
 
 impl Default for Options {
@@ -45,6 +53,7 @@ impl Default for Options {
             handshake: Duration::from_secs(10),
             headers: Duration::from_secs(30),
             grace: Duration::from_secs(10),
+            stall: Duration::from_secs(60),
         }
     }
 }
@@ -57,6 +66,8 @@ pub struct Peer {
     pub local: Option<SocketAddr>,
     /// The client's certificate (DER), where the TLS configuration asked for one and verified it.
     pub certificate: Option<Arc<Vec<u8>>>,
+    /// Of a listener whose connections are measured.
+    pub meter: Arc<Meter>,
 }
 
 /// Ends the connection a request came by, shortly after it is cancelled. Every request carries it.
@@ -79,7 +90,7 @@ impl Listener for TcpListener {
         let (stream, address) = Self::accept(self).await?;
         stream.set_nodelay(true)?;
         let local = stream.local_addr().ok();
-        Ok((stream, Peer { address: Some(address), local, certificate: None }))
+        Ok((stream, Peer { address: Some(address), local, ..Peer::default() }))
     }
 }
 
@@ -172,6 +183,7 @@ where
     let address = peer.address;
     let kill = Kill::default();
     let killed = kill.0.clone();
+    let meter = peer.meter.clone();
     let service = tower::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
@@ -184,8 +196,15 @@ where
     builder.http2().timer(TokioTimer::new()).max_header_list_size(MAX_HEADERS);
     let connection = builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
     let killed = async {
-        killed.cancelled().await;
-        sleep(LAST_WORDS).await;
+        let stalled = async {
+            while meter.stalled() < options.stall {
+                sleep(options.stall.saturating_sub(meter.stalled()).max(LAST_WORDS)).await;
+            }
+        };
+        tokio::select! {
+            () = killed.cancelled() => sleep(LAST_WORDS).await,
+            () = stalled => {}
+        }
     };
     tokio::pin!(connection, killed);
     let mut told = false;

@@ -50,7 +50,7 @@ impl Layer {
         let (socket, pid) = (runtime.socket(), runtime.pid());
         let export = archive::export(&Local, path, writable, &socket, &pid).await;
         export.map_err(|source| Error::Image { path: path.to_owned(), source })?;
-        let address = Address { endpoint: Endpoint::Unix(socket), export: String::new() };
+        let address = Address { endpoint: Endpoint::Unix(socket), export: String::new(), tls: false };
         let keeper = connect(path, &address).await?;
         Ok(Self {
             path: path.to_owned(),
@@ -78,7 +78,7 @@ impl Layer {
             Some(client) => client,
             None => connect(&self.path, &self.address).await?,
         };
-        let mut reading = Reading::new(client, start, length);
+        let mut reading = Reading::new(client, start, length, nbd::Pool::default());
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
         while let Some(piece) = reading.next().await.map_err(|source| self.failed(source))? {
             bytes.extend_from_slice(&piece);

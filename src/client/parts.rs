@@ -99,6 +99,7 @@ impl Parts {
 
         let settings = [
             section("server", &[("host", "127.0.0.1".into()), ("port", "0".into())]),
+            section("proxy", &[("port", "0".into())]),
             section("ssl", &[("ca_cert_file", shown(&site.ca.cert)), ("ca_key_file", shown(&site.ca.key))]),
             section(
                 "cloudstack",

@@ -11,6 +11,7 @@ use serde::Deserialize;
 #[serde(default, deny_unknown_fields)]
 pub struct Gateway {
     pub server: Server,
+    pub proxy: Proxy,
     pub ssl: Ssl,
     pub cloudstack: crate::cloudstack::Config,
     pub security: Security,
@@ -46,6 +47,23 @@ impl Default for Server {
             public_ip: None,
             max_connections: 1024,
         }
+    }
+}
+
+/// `[proxy]`: image data for clients that cannot reach the hosts. It listens on the address of `[server]`
+/// and shows the same certificate.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Proxy {
+    pub enabled: bool,
+    pub port: u16,
+    /// Connections at once, on each of its threads.
+    pub max_connections: u32,
+}
+
+impl Default for Proxy {
+    fn default() -> Self {
+        Self { enabled: true, port: 54323, max_connections: 256 }
     }
 }
 

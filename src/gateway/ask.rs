@@ -24,6 +24,8 @@ pub struct Ask {
     pub gateway: Gateway,
     pub caller: Arc<Caller>,
     pub query: Query,
+    /// The name by which the client reached us.
+    pub host: Option<String>,
     format: Format,
     body_format: Option<Format>,
 }
@@ -46,7 +48,11 @@ impl FromRequestParts<Gateway> for Ask {
             }
             Err(_) => None,
         };
-        Ok(Self { gateway: gateway.clone(), caller, query, format, body_format })
+        let host = parts.uri.host().map(str::to_owned).or_else(|| {
+            let text = parts.headers.get(header::HOST)?.to_str().ok()?;
+            text.parse::<axum::http::uri::Authority>().ok().map(|authority| authority.host().to_owned())
+        });
+        Ok(Self { gateway: gateway.clone(), caller, query, host, format, body_format })
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Parts {
     pub fresh: Duration,
     /// Identifies this manager for ever; two managers with one id are one manager to Veeam.
     pub instance_id: String,
+    /// Where clients reach the image proxy, if there is one.
+    pub proxy_port: Option<u16>,
 }
 
 /// The parts, shared by all requests.
@@ -75,6 +77,10 @@ pub struct Gateway(Arc<Parts>, Arc<warm::Warm>);
 impl Gateway {
     fn sessions(&self) -> &Sessions {
         &self.0.sessions
+    }
+
+    fn proxy_port(&self) -> Option<u16> {
+        self.0.proxy_port
     }
 
     fn engine(&self) -> &Arc<Engine> {

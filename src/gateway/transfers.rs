@@ -1,11 +1,12 @@
 //! Image transfers: a disk's bytes, by a ticket on the host that has them.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use axum::extract::Path;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 
-use super::Gateway;
 use super::ask::Ask;
 use super::fault::Fault;
 use crate::map::href;
@@ -15,14 +16,28 @@ use crate::transfer::StartTransfer;
 
 pub async fn list(ask: Ask) -> Result<Response, Fault> {
     let rows = ask.gateway.engine().transfers(&ask.caller).await?;
-    let transfers: model::ImageTransfers = rows.iter().map(|row| image_transfer(&ask.gateway, row)).collect();
+    let transfers: model::ImageTransfers = rows.iter().map(|row| image_transfer(&ask, row)).collect();
     ask.ok(&transfers)
 }
 
 pub async fn one(ask: Ask, Path(id): Path<String>) -> Result<Response, Fault> {
     let row = ask.gateway.engine().transfer(&ask.caller, &id).await?;
-    ask.ok(&image_transfer(&ask.gateway, &row))
+    signed(&ask, &row, ask.ok(&image_transfer(&ask, &row))?)
 }
+
+/// With what clients before 4.3 show to the proxy. The schema has lost the element for it.
+fn signed(ask: &Ask, row: &state::Transfer, mut response: Response) -> Result<Response, Fault> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let ticket = ask.gateway.engine().signed_ticket(row, now + SIGNED_FOR);
+    if let Some(mut value) = ticket.and_then(|ticket| HeaderValue::from_str(&ticket).ok()) {
+        value.set_sensitive(true);
+        response.headers_mut().insert("signed-ticket", value);
+    }
+    Ok(response)
+}
+
+/// Seconds that a signed ticket is good for; asking again gives the next.
+const SIGNED_FOR: u64 = 3600;
 
 /// `POST /imagetransfers`. Without a direction it is an upload, as virt-v2v takes for granted; the
 /// disk may be named as `disk` or as `image`.
@@ -67,8 +82,8 @@ pub async fn start(ask: Ask, body: Bytes) -> Result<Response, Fault> {
     };
     let (engine, caller) = (ask.gateway.engine().clone(), ask.caller.clone());
     let row = super::detached(async move { engine.start_transfer(&caller, request).await }).await??;
-    let document = image_transfer(&ask.gateway, &row);
-    ask.created(&document, document.href.as_deref())
+    let document = image_transfer(&ask, &row);
+    signed(&ask, &row, ask.created(&document, document.href.as_deref())?)
 }
 
 pub async fn finalize(ask: Ask, Path(id): Path<String>, body: Bytes) -> Result<Response, Fault> {
@@ -99,9 +114,9 @@ pub async fn resume(ask: Ask, Path(id): Path<String>, body: Bytes) -> Result<Res
     ask.answer(StatusCode::OK, &model::Action { status: Some("complete".to_owned()), ..action })
 }
 
-fn image_transfer(gateway: &Gateway, row: &state::Transfer) -> model::ImageTransfer {
+fn image_transfer(ask: &Ask, row: &state::Transfer) -> model::ImageTransfer {
     let href = href::image_transfer(&row.id);
-    let url = gateway.engine().transfer_url(row);
+    let url = ask.gateway.engine().transfer_url(row);
     let disk = || Some(Ref::new(href::disk(&row.disk_id), row.disk_id.clone()));
     model::ImageTransfer {
         actions: href::actions(&href, &["cancel", "finalize", "pause", "resume"]),
@@ -118,8 +133,7 @@ fn image_transfer(gateway: &Gateway, row: &state::Transfer) -> model::ImageTrans
         }),
         inactivity_timeout: u32::try_from(row.inactivity_timeout).ok(),
         phase: Some(phase(row.phase)),
-        // until there is a proxy, both are the host's
-        proxy_url: url.clone(),
+        proxy_url: url.as_deref().map(|url| proxied(ask, url)),
         shallow: Some(false),
         timeout_policy: Some(match row.timeout_policy {
             TimeoutPolicy::Legacy => model::ImageTransferTimeoutPolicy::Legacy,
@@ -133,6 +147,16 @@ fn image_transfer(gateway: &Gateway, row: &state::Transfer) -> model::ImageTrans
         host: Some(Ref::new(href::host(&row.host_id), row.host_id.clone())),
         image: Some(Ref { href: None, id: Some(row.disk_id.clone()), name: None }),
         ..Default::default()
+    }
+}
+
+/// The same ticket at the proxy, by the name that the client knows this machine by; without a proxy it is
+/// the host's own.
+fn proxied(ask: &Ask, url: &str) -> String {
+    let (port, ticket) = (ask.gateway.proxy_port(), url.rsplit_once('/').map(|(_, ticket)| ticket));
+    match (port, &ask.host, ticket) {
+        (Some(port), Some(host), Some(ticket)) => format!("https://{host}:{port}/images/{ticket}"),
+        _ => url.to_owned(),
     }
 }
 

@@ -60,6 +60,11 @@ impl HostLink {
         Ok(Self { trust: Arc::new(Trust::new(config)?), control_port: config.control_port })
     }
 
+    /// How image data is read from hosts: whom to trust at the moment.
+    pub fn images_tls(&self) -> Option<Arc<rustls::ClientConfig>> {
+        Some(self.trust.images())
+    }
+
     pub async fn put_ticket(&self, host: &str, ticket: &Ticket) -> Result<(), Error> {
         let path = format!("tickets/{}", escape(&ticket.uuid));
         self.send(host, Method::PUT, "PUT /tickets", &path, Some(ticket), SHORT).await?;

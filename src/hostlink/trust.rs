@@ -1,8 +1,10 @@
 //! Who is believed to be a host, and as whom the gateway comes: from files, followed as they change.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
+
+use rustls::ClientConfig;
 
 use super::{Config, Error};
 use crate::tls;
@@ -21,6 +23,8 @@ pub(super) struct Trust {
 #[derive(Debug, Clone)]
 struct Current {
     http: reqwest::Client,
+    /// For image data: a host is the same, and a client of images shows nothing.
+    images: Arc<ClientConfig>,
     stamps: Stamps,
 }
 
@@ -34,22 +38,31 @@ impl Trust {
         let key = config.client_key_file.clone().ok_or_else(|| missing("client_key_file"))?;
         let revoked = ca.with_extension("crl");
         let files = [&ca, &revoked, &cert, &key];
-        let current = Mutex::new(Current { stamps: stamps(files), http: build(files)? });
+        let (http, images) = build(files)?;
+        let current = Mutex::new(Current { stamps: stamps(files), http, images });
         Ok(Self { ca, revoked, cert, key, current })
     }
 
     pub(super) fn http(&self) -> reqwest::Client {
+        self.now().http
+    }
+
+    pub(super) fn images(&self) -> Arc<ClientConfig> {
+        self.now().images
+    }
+
+    fn now(&self) -> Current {
         let files = [&self.ca, &self.revoked, &self.cert, &self.key];
         let now = stamps(files);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.stamps != now {
             match build(files) {
-                Ok(http) => *current = Current { http, stamps: now },
+                Ok((http, images)) => *current = Current { http, images, stamps: now },
                 // half of a pair is new: the next call finds both
                 Err(error) => tracing::warn!(%error, "changed certificates are not used"),
             }
         }
-        current.http.clone()
+        current.clone()
     }
 }
 
@@ -57,20 +70,22 @@ fn stamps(files: [&PathBuf; 4]) -> Stamps {
     files.map(|path| path.metadata().and_then(|data| data.modified()).ok())
 }
 
-fn build([ca, revoked, cert, key]: [&PathBuf; 4]) -> Result<reqwest::Client, Error> {
+fn build([ca, revoked, cert, key]: [&PathBuf; 4]) -> Result<(reqwest::Client, Arc<ClientConfig>), Error> {
     let unusable = |error: &dyn std::fmt::Display| Error::Settings { text: error.to_string() };
     let identity = tls::Identity::load(cert, key).map_err(|error| unusable(&error))?;
     let roots = tls::roots(ca).map_err(|error| unusable(&error))?;
     let revoked = tls::revoked(revoked).map_err(|error| unusable(&error))?;
+    let images = tls::client(roots.clone(), revoked.clone(), None).map_err(|error| unusable(&error))?;
     let tls = tls::client(roots, revoked, Some(identity)).map_err(|error| unusable(&error))?;
-    reqwest::Client::builder()
+    let http = reqwest::Client::builder()
         .connect_timeout(CONNECT)
         .pool_idle_timeout(POOL_IDLE)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .tls_backend_preconfigured(tls)
         .build()
-        .map_err(|error| unusable(&error))
+        .map_err(|error| unusable(&error))?;
+    Ok((http, Arc::new(images)))
 }
 
 const CONNECT: Duration = Duration::from_secs(5);

@@ -21,6 +21,8 @@
 //!
 //! A refusal is the status with a [`Refusal`] as its JSON body. Sizes are bytes, times are seconds.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// A capability: the right to read or write one image, up to a size, for a while.
@@ -34,7 +36,8 @@ pub struct Ticket {
     pub ops: Vec<String>,
     /// Seconds until it expires, and by how much each finished operation renews it.
     pub timeout: u64,
-    /// `nbd:unix:PATH[:exportname=NAME]` or `file:///PATH`.
+    /// `nbd:unix:PATH[:exportname=NAME]`, `nbd[s]://…`, `file:///PATH`, or `https://…/images/…` of another
+    /// daemon.
     pub url: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inactivity_timeout: Option<u64>,
@@ -86,6 +89,32 @@ pub struct TicketInfo {
     /// Only for tickets with one op: bytes of the union of all ranges done so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transferred: Option<u64>,
+    /// Not ovirt-imageio's: what the work consisted of so far.
+    #[serde(default)]
+    pub statistics: Statistics,
+}
+
+/// What was done under a ticket.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// By kind: `read`, `write`, `zero`, `flush`, `extents`, `checksum`.
+    pub operations: BTreeMap<String, OperationStatistics>,
+    /// How many operations took less than so many microseconds, and not less than half of that.
+    pub latency_us: BTreeMap<String, u64>,
+}
+
+/// Work of one kind. The times are sums over all connections.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OperationStatistics {
+    pub operations: u64,
+    pub bytes: u64,
+    pub seconds: f64,
+    /// Waiting for the NBD server.
+    pub nbd_seconds: f64,
+    /// HTTP and encryption.
+    pub tls_seconds: f64,
+    /// Waiting for the client to take or send more.
+    pub client_seconds: f64,
 }
 
 /// A primary storage pool as CloudStack describes it; the host resolves it to a directory.

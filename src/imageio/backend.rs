@@ -1,18 +1,18 @@
 //! What is behind a ticket: an NBD export, or a plain file that is being uploaded.
-//!
-//! A connection keeps one backend open between its requests, in its [`Slot`].
 
 use std::io::{self, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
-use super::api::Ticket;
-use crate::nbd::{self, Address, Client, Extent, Reading};
+use rustls::ClientConfig;
+
+use super::ticket::Grant;
+use crate::nbd::{self, Address, Client, Extent, Pool, Reading};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -32,6 +32,19 @@ impl Error {
             Self::Scheme(_) => false,
         }
     }
+
+    /// Whether another connection to the same server may do better.
+    fn is_connection(&self) -> bool {
+        matches!(self, Self::Nbd(error) if error.is_connection())
+    }
+}
+
+/// What it takes to open one.
+#[derive(Clone, Default)]
+pub struct Opener {
+    pub pool: Pool,
+    /// For `nbds`: whom to trust.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 pub enum Backend {
@@ -39,29 +52,9 @@ pub enum Backend {
     File(File),
 }
 
-/// The place of a connection's backend between two requests: empty while one of them uses it.
-#[derive(Clone, Default)]
-pub struct Slot(Arc<Mutex<Option<(String, Backend)>>>);
-
-impl Slot {
-    /// The backend of this ticket, if the connection has it open and it is not in use.
-    pub fn take(&self, ticket: &str) -> Option<Backend> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.take_if(|(known, _)| known == ticket).map(|(_, backend)| backend)
-    }
-
-    pub fn put(&self, ticket: &str, backend: Backend) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((ticket.to_owned(), backend));
-    }
-
-    /// Closes what is open and not in use.
-    pub fn close(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-}
-
 impl Backend {
-    pub async fn open(ticket: &Ticket) -> Result<Self, Error> {
+    pub(super) async fn open(grant: &Grant, opener: &Opener) -> Result<Self, Error> {
+        let ticket = &grant.ticket;
         if let Some(path) = ticket.url.strip_prefix("file://") {
             let writes = ticket.ops.iter().any(|op| op == "write");
             // the last link must not be one: whoever made the ticket resolved the path already
@@ -71,11 +64,16 @@ impl Backend {
             let file = tokio::fs::OpenOptions::from(options).open(PathBuf::from(path)).await?;
             return Ok(Self::File(file));
         }
-        if !ticket.url.starts_with("nbd:") {
+        if !ticket.url.starts_with("nbd") {
             return Err(Error::Scheme(ticket.url.split(':').next().unwrap_or_default().to_owned()));
         }
         let address: Address = ticket.url.parse()?;
-        let options = nbd::Options { dirty: ticket.dirty, ..Default::default() };
+        let options = nbd::Options {
+            dirty: ticket.dirty,
+            tls: opener.tls.clone(),
+            edges: grant.common.edges.clone(),
+            ..Default::default()
+        };
         Ok(Self::Nbd(Box::new(Client::connect(&address, options).await?)))
     }
 
@@ -84,6 +82,14 @@ impl Backend {
         match self {
             Self::Nbd(client) => Ok(client.size()),
             Self::File(file) => Ok(file.metadata().await?.len()),
+        }
+    }
+
+    /// The size of what does not grow.
+    pub fn fixed_size(&self) -> Option<u64> {
+        match self {
+            Self::Nbd(client) => Some(client.size()),
+            Self::File(_) => None,
         }
     }
 
@@ -151,26 +157,40 @@ impl Backend {
         }
     }
 
+    /// Whether nobody writes to it, so that what was learnt of it stays true.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Self::Nbd(client) if client.flags().read_only())
+    }
+
+    /// Whether several connections may write at once, and flush for each other.
+    pub fn is_shared(&self) -> bool {
+        match self {
+            Self::Nbd(client) => client.flags().can_multi_conn() || client.flags().read_only(),
+            // read by many, written by one: the ticket sees to that
+            Self::File(_) => false,
+        }
+    }
+
     pub fn has_dirty_bitmap(&self) -> bool {
         matches!(self, Self::Nbd(client) if client.has_dirty_bitmap())
     }
 }
 
 /// Reads a range piece by piece, and gives the backend back at the end.
-pub enum Pieces {
+enum Pieces {
     Nbd(Box<Reading>),
     File { file: File, at: u64, end: u64 },
 }
 
 impl Pieces {
-    pub fn new(backend: Backend, offset: u64, length: u64) -> Self {
+    fn new(backend: Backend, offset: u64, length: u64, pool: Pool) -> Self {
         match backend {
-            Backend::Nbd(client) => Self::Nbd(Box::new(Reading::new(*client, offset, length))),
+            Backend::Nbd(client) => Self::Nbd(Box::new(Reading::new(*client, offset, length, pool))),
             Backend::File(file) => Self::File { file, at: offset, end: offset + length },
         }
     }
 
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         match self {
             Self::Nbd(reading) => Ok(reading.next().await?),
             Self::File { at, end, .. } if at == end => Ok(None),
@@ -184,18 +204,70 @@ impl Pieces {
         }
     }
 
-    pub fn is_finished(&self) -> bool {
-        match self {
-            Self::Nbd(reading) => reading.is_finished(),
-            Self::File { at, end, .. } => at == end,
-        }
-    }
-
-    pub fn finish(self) -> Option<Backend> {
+    fn finish(self) -> Option<Backend> {
         match self {
             Self::Nbd(reading) => Some(Backend::Nbd(Box::new(reading.finish()?))),
             Self::File { file, .. } => Some(Backend::File(file)),
         }
+    }
+}
+
+/// A range being read. A connection that breaks is made again, once: reading twice does no harm, and a
+/// connection that was idle may have been dead for long.
+pub(super) struct Reader {
+    grant: Grant,
+    opener: Opener,
+    pieces: Option<Pieces>,
+    at: u64,
+    end: u64,
+    size: u64,
+    again: bool,
+}
+
+impl Reader {
+    pub(super) async fn new(
+        mut backend: Backend,
+        (offset, length): (u64, u64),
+        grant: Grant,
+        opener: Opener,
+    ) -> Result<Self, Error> {
+        let size = backend.size().await?;
+        let pieces = Some(Pieces::new(backend, offset, length, opener.pool.clone()));
+        Ok(Self { grant, opener, pieces, at: offset, end: offset + length, size, again: false })
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            let Some(mut pieces) = self.pieces.take() else { return Ok(None) };
+            match pieces.next().await {
+                Ok(piece) => {
+                    self.at += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+                    self.pieces = Some(pieces);
+                    return Ok(piece);
+                }
+                Err(error) if error.is_connection() && !self.again => {
+                    self.again = true;
+                    tracing::info!(%error, at = self.at, "reading goes on with a new connection");
+                    let mut backend = Backend::open(&self.grant, &self.opener).await?;
+                    // another image by the same name
+                    if backend.size().await? != self.size {
+                        return Err(error);
+                    }
+                    let left = self.end - self.at;
+                    self.pieces = Some(Pieces::new(backend, self.at, left, self.opener.pool.clone()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.at == self.end
+    }
+
+    /// The backend, if it is fit for another request.
+    pub(super) fn finish(self) -> Option<Backend> {
+        self.pieces.and_then(Pieces::finish)
     }
 }
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub images: Images,
+    pub nbd: Nbd,
     pub control: Control,
     pub storage: Storage,
     pub backup: Backup,
@@ -27,6 +28,18 @@ pub struct Images {
     pub key_file: PathBuf,
     /// Connections at once, on each of the daemon's threads.
     pub max_connections: u32,
+    /// A unix socket for clients on this machine, without TLS; one that begins with `@` is no file.
+    /// Without it there is none.
+    pub local_socket: Option<String>,
+    /// Requests of one ticket that work at once; more wait for their turn.
+    pub max_readers: u32,
+    pub max_writers: u32,
+    /// Bytes that all streams together may hold.
+    pub window_memory: u64,
+    /// The CA of other daemons, for tickets that name an image of theirs (`https`).
+    pub ca_file: Option<PathBuf>,
+    /// Seconds that running streams get when the daemon is asked to stop.
+    pub grace: u64,
 }
 
 impl Default for Images {
@@ -36,8 +49,25 @@ impl Default for Images {
             cert_file: "/etc/ovirt-gateway/host.pem".into(),
             key_file: "/etc/ovirt-gateway/host.key".into(),
             max_connections: 512,
+            local_socket: None,
+            max_readers: 8,
+            max_writers: 8,
+            window_memory: 256 << 20,
+            ca_file: None,
+            grace: 10,
         }
     }
+}
+
+/// `[nbd]`: servers reached by TLS (`nbds`).
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Nbd {
+    /// The CA of their certificates.
+    pub ca_file: Option<PathBuf>,
+    /// What is shown to them, if they ask.
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
 }
 
 /// `[control]`: tickets on a unix socket, and everything the gateway asks for over mutual TLS.

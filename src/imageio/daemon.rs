@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::SocketAddr as Address;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +20,17 @@ use tower::Service;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::Config;
+use super::backend::Opener;
 use super::certificate::Certificate;
+use super::images::{self, Connection, Service as Images};
 use super::reply::Failure;
+use super::ticket::Limits;
 use super::ticket::Tickets;
 use super::tickets;
-use super::workers::Workers;
+use crate::nbd::Pool;
 use crate::pki::Files;
-use crate::serve::{self, Options, Peer};
+use crate::proxy::Trust;
+use crate::serve::{self, Options, Peer, Workers};
 use crate::tls::{self, Alpn};
 
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +50,8 @@ pub struct Daemon {
     certificate: Arc<Certificate>,
     images: std::net::TcpListener,
     images_tls: Arc<ServerConfig>,
+    local: Option<UnixListener>,
+    service: Arc<Images>,
     control: TcpListener,
     control_tls: Arc<ServerConfig>,
     socket: UnixListener,
@@ -62,20 +70,41 @@ impl Daemon {
         let images_tls = tls::server(certificate.current(), Alpn::Http1)?;
         let images = listen(config.images.listen).await?;
         let images = images.into_std().map_err(Error::Threads)?;
+        let local = match &config.images.local_socket {
+            Some(name) => Some(local(name).await?),
+            None => None,
+        };
         let control = listen(config.control.listen).await?;
         let socket = unix(&config.control.socket).await?;
         let options = Options {
             max_connections: config.images.max_connections.max(1) as usize,
             // backup programs pause for minutes between two requests of one connection
             headers: IDLE,
+            grace: Duration::from_secs(config.images.grace),
             ..Options::default()
         };
+        let limits = Limits {
+            readers: config.images.max_readers.max(1) as usize,
+            writers: config.images.max_writers.max(1) as usize,
+        };
+        let tickets = Tickets::new(limits);
+        let opener = Opener {
+            pool: Pool::new(config.images.window_memory, options.max_connections),
+            tls: nbd_tls(config)?,
+        };
+        let told = config.images.local_socket.as_ref().map(|name| match name.strip_prefix('@') {
+            Some(name) => format!("\0{name}"),
+            None => name.clone(),
+        });
+        let service = Images::new(tickets.clone(), opener, trust(config)?, told);
         let remove_timeout = Duration::from_secs(config.control.remove_timeout);
-        let (tickets, socket_path) = (Tickets::default(), config.control.socket.clone());
+        let socket_path = config.control.socket.clone();
         Ok(Self {
             certificate: Arc::new(certificate),
             images,
             images_tls,
+            local,
+            service,
             control,
             control_tls,
             socket,
@@ -101,14 +130,27 @@ impl Daemon {
     /// Serves until `shutdown`; `routes` are what the gateway may ask for besides tickets.
     pub async fn run(self, routes: Router, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let stop = CancellationToken::new();
-        let workers = Workers::start(&self.images, &self.images_tls, &self.tickets, self.options, &stop);
+        let service = self.service;
+        let images = move |_: &Peer| {
+            let connection = Connection::new(service.clone());
+            tower::service_fn(move |request| {
+                let connection = connection.clone();
+                async move { Ok(images::handle(connection, request).await) }
+            })
+        };
+        let workers =
+            Workers::start("images", self.images, &self.images_tls, images.clone(), self.options, &stop);
         let workers = workers.map_err(Error::Threads)?;
+        if let Some(local) = self.local {
+            let told = stop.clone().cancelled_owned();
+            tokio::spawn(serve::run(local, None, images, self.options, told));
+        }
         let tickets = tickets::routes(self.tickets.clone(), self.remove_timeout);
-        let local = tickets.clone().fallback(no_handler);
-        let local = serve::run(
+        let beside = tickets.clone().fallback(no_handler);
+        let beside = serve::run(
             self.socket,
             None,
-            move |_| local.clone(),
+            move |_| beside.clone(),
             Options::default(),
             stop.clone().cancelled_owned(),
         );
@@ -129,7 +171,7 @@ impl Daemon {
             stop.cancel();
         };
         tokio::select! {
-            _ = async { tokio::join!(local, remote, told) } => {}
+            _ = async { tokio::join!(beside, remote, told) } => {}
             () = watch => {}
             () = self.certificate.follow() => {}
         }
@@ -141,6 +183,42 @@ impl Daemon {
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|source| Error::Listen { place: address.to_string(), source })
+}
+
+/// The image socket: anybody on this machine may connect, a ticket opens the rest.
+async fn local(name: &str) -> Result<UnixListener, Error> {
+    let failed = |source| Error::Listen { place: name.to_owned(), source };
+    match name.strip_prefix('@') {
+        Some(abstracted) => {
+            let address = Address::from_abstract_name(abstracted).map_err(failed)?;
+            let listener = std::os::unix::net::UnixListener::bind_addr(&address).map_err(failed)?;
+            listener.set_nonblocking(true).map_err(failed)?;
+            UnixListener::from_std(listener).map_err(failed)
+        }
+        None => {
+            let path = PathBuf::from(name);
+            let listener = unix(&path).await?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
+            Ok(listener)
+        }
+    }
+}
+
+/// How NBD servers are reached by TLS, if that is set up.
+fn nbd_tls(config: &Config) -> Result<Option<Arc<rustls::ClientConfig>>, Error> {
+    let Some(ca) = &config.nbd.ca_file else { return Ok(None) };
+    let identity = match (&config.nbd.cert_file, &config.nbd.key_file) {
+        (Some(cert), Some(key)) => Some(tls::Identity::load(cert, key)?),
+        _ => None,
+    };
+    Ok(Some(Arc::new(tls::client(tls::roots(ca)?, Vec::new(), identity)?)))
+}
+
+/// Whose certificates other daemons must show, if that is set up.
+fn trust(config: &Config) -> Result<Trust, Error> {
+    let Some(ca) = &config.images.ca_file else { return Ok(Trust::default()) };
+    let tls = Arc::new(tls::client(tls::roots(ca)?, Vec::new(), None)?);
+    Ok(Trust::new(move || Some(tls.clone())))
 }
 
 /// A socket file that a killed daemon left behind is replaced; one that somebody answers on is not.

@@ -85,7 +85,9 @@ impl IntoResponse for Failure {
 
 /// A success without a body: with `content-length: 0`, which vdsm and the engine insist on, also on 204.
 pub fn empty(status: StatusCode) -> Response {
-    let mut response = Response::new(Body::empty());
+    // a body that is known to be empty takes the header away from a 204
+    let nothing = futures_util::stream::empty::<Result<bytes::Bytes, std::convert::Infallible>>();
+    let mut response = Response::new(Body::from_stream(nothing));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     response

@@ -4,17 +4,20 @@
 //! request starts and never ends running work; finished work renews. Cancelling ends running work by
 //! ending its connection.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{Ticket, TicketInfo};
-use super::backend::Slot;
+use super::extent::Cache;
+use super::handles::Handles;
 use super::range::Union;
+use super::stats::Stats;
+use crate::nbd::Edges;
 
 /// The table of all tickets; clones share it.
 #[derive(Clone)]
@@ -26,14 +29,89 @@ struct Shared {
     ended: Notify,
     started: Instant,
     next: AtomicU64,
+    limits: Limits,
+}
+
+/// How many requests of one ticket work at once; more than that wait for their turn.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub readers: usize,
+    pub writers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { readers: 8, writers: 8 }
+    }
+}
+
+/// What all requests of a ticket share.
+pub(super) struct Common {
+    pub(super) handles: Handles,
+    pub(super) edges: Edges,
+    pub(super) extents: Cache,
+    pub(super) stats: Stats,
+    /// Known once a backend was open.
+    pub(super) facts: OnceCell<Facts>,
+    readers: Arc<Semaphore>,
+    writers: Arc<Semaphore>,
+    /// The one place of an image whose server has nothing in common between its connections.
+    alone: Arc<Semaphore>,
+    canceled: CancellationToken,
+}
+
+/// What does not change of an image while it has a ticket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Facts {
+    /// Of an export; a file grows.
+    pub(super) size: Option<u64>,
+    /// What one connection flushes, another one wrote.
+    pub(super) shared: bool,
+}
+
+impl Common {
+    fn new(limits: Limits, edges: Edges) -> Self {
+        Self {
+            handles: Handles::default(),
+            edges,
+            extents: Cache::default(),
+            stats: Stats::default(),
+            facts: OnceCell::new(),
+            readers: Arc::new(Semaphore::new(limits.readers.max(1))),
+            writers: Arc::new(Semaphore::new(limits.writers.max(1))),
+            alone: Arc::new(Semaphore::new(1)),
+            canceled: CancellationToken::new(),
+        }
+    }
+
+    /// A place among those who work at once; `None` if the ticket was cancelled meanwhile.
+    pub(super) async fn turn(&self, right: Right, shared: bool) -> Option<OwnedSemaphorePermit> {
+        let places = match right {
+            _ if !shared => &self.alone,
+            Right::Read => &self.readers,
+            Right::Write => &self.writers,
+        };
+        tokio::select! {
+            place = places.clone().acquire_owned() => place.ok(),
+            () = self.canceled.cancelled() => None,
+        }
+    }
+}
+
+/// A ticket that allows what was asked for.
+#[derive(Clone)]
+pub(super) struct Grant {
+    pub(super) ticket: Arc<Ticket>,
+    pub(super) common: Arc<Common>,
 }
 
 struct Entry {
     ticket: Arc<Ticket>,
     expires: Instant,
     canceled: bool,
-    /// Connections that use it, by number: their backends, to be closed at cancel.
-    connections: HashMap<u64, Slot>,
+    common: Arc<Common>,
+    /// Connections that use it, by number.
+    connections: HashSet<u64>,
     operations: HashMap<u64, Running>,
     done: Union,
     last_active: Instant,
@@ -76,16 +154,25 @@ pub struct Busy(pub String);
 
 impl Default for Tickets {
     fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
+impl Tickets {
+    pub fn new(limits: Limits) -> Self {
         Self(Arc::new(Shared {
             table: Mutex::default(),
             ended: Notify::new(),
             started: Instant::now(),
             next: AtomicU64::new(1),
+            limits,
         }))
     }
-}
 
-impl Tickets {
+    pub(super) fn limits(&self) -> Limits {
+        self.0.limits
+    }
+
     /// Installs a ticket, replacing one of the same id.
     pub fn install(&self, ticket: Ticket) -> Result<(), Denied> {
         let mut table = self.table();
@@ -95,11 +182,24 @@ impl Tickets {
         let now = Instant::now();
         // what runs on the old one goes on under the new one: a cancel must still find it
         let old = table.remove(&ticket.uuid);
+        let common = match &old {
+            Some(old) if same_image(&old.ticket, &ticket) && !old.canceled => old.common.clone(),
+            _ => {
+                // writers of one image, whatever their tickets, must know of each other
+                let other = table.values().find(|other| other.ticket.url == ticket.url);
+                let edges = other.map(|other| other.common.edges.clone()).unwrap_or_default();
+                Arc::new(Common::new(self.0.limits, edges))
+            }
+        };
+        if let Some(old) = old.as_ref().filter(|old| !Arc::ptr_eq(&old.common, &common)) {
+            old.common.handles.close();
+        }
         let (connections, operations, done) =
             old.map(|old| (old.connections, old.operations, old.done)).unwrap_or_default();
         let entry = Entry {
             expires: later(now, ticket.timeout),
             canceled: false,
+            common,
             connections,
             operations,
             done,
@@ -134,6 +234,7 @@ impl Tickets {
             transfer_id: transfer(ticket),
             filename: ticket.filename.clone(),
             transferred: (ticket.ops.len() == 1).then(|| done.sum()),
+            statistics: entry.common.stats.told(),
         })
     }
 
@@ -157,10 +258,12 @@ impl Tickets {
                 let mut table = self.table();
                 let Some(entry) = table.get_mut(id) else { return Ok(()) };
                 entry.canceled = true;
+                entry.common.canceled.cancel();
                 entry.operations.values().for_each(|running| running.kill.cancel());
                 if entry.operations.is_empty() {
                     // idle connections stay, but nothing of the image stays open behind them
-                    entry.connections.values().for_each(Slot::close);
+                    entry.common.handles.close();
+                    tracing::info!(transfer = %transfer(&entry.ticket), statistics = %entry.common.stats, "ticket ended");
                     table.remove(id);
                     return Ok(());
                 }
@@ -176,8 +279,9 @@ impl Tickets {
     pub fn cancel_url(&self, url: &str) {
         for entry in self.table().values_mut().filter(|entry| entry.ticket.url == url) {
             entry.canceled = true;
+            entry.common.canceled.cancel();
             entry.operations.values().for_each(|running| running.kill.cancel());
-            entry.connections.values().for_each(Slot::close);
+            entry.common.handles.close();
         }
     }
 
@@ -186,14 +290,8 @@ impl Tickets {
         self.table().clear();
     }
 
-    /// The ticket, if it allows this now. The connection's backend is noted, so that a cancel can close it.
-    pub(super) fn authorize(
-        &self,
-        id: &str,
-        right: Right,
-        connection: u64,
-        slot: &Slot,
-    ) -> Result<Arc<Ticket>, Denied> {
+    /// The ticket, if it allows this now to a connection.
+    pub(super) fn authorize(&self, id: &str, right: Right, connection: u64) -> Result<Grant, Denied> {
         let mut table = self.table();
         let entry = table.get_mut(id).ok_or(Denied::NoSuchTicket)?;
         let transfer = || transfer(&entry.ticket);
@@ -212,8 +310,8 @@ impl Tickets {
             let op = if right == Right::Write { "write" } else { "read" };
             return Err(Denied::Forbidden { transfer: transfer(), op });
         }
-        entry.connections.entry(connection).or_insert_with(|| slot.clone());
-        Ok(entry.ticket.clone())
+        entry.connections.insert(connection);
+        Ok(Grant { ticket: entry.ticket.clone(), common: entry.common.clone() })
     }
 
     /// A connection has ended.
@@ -300,6 +398,11 @@ impl Drop for Operation {
     }
 }
 
+/// Whether what is open for one of them is good for the other.
+fn same_image(one: &Ticket, other: &Ticket) -> bool {
+    (&one.url, one.dirty, &one.ops) == (&other.url, other.dirty, &other.ops)
+}
+
 /// What a ticket is called in logs and answers: never by its own id, which is the secret.
 pub(super) fn transfer(ticket: &Ticket) -> String {
     let short = || format!("(ticket/{})", ticket.uuid.chars().take(8).collect::<String>());
@@ -343,8 +446,7 @@ mod tests {
 
     #[test]
     fn write_implies_read_and_not_the_other_way() {
-        let slot = Slot::default();
-        let ask = |tickets: &Tickets, right| tickets.authorize("t", right, 1, &slot).map(|_| ());
+        let ask = |tickets: &Tickets, right| tickets.authorize("t", right, 1).map(|_| ());
         let reader = installed(&["read"], 60);
         assert_eq!(ask(&reader, Right::Read), Ok(()));
         let denied = ask(&reader, Right::Write).expect_err("denied");
@@ -372,10 +474,9 @@ mod tests {
         let tickets = installed(&["read"], 1000);
         let running = tickets.begin("t", 0, CancellationToken::new()).expect("begin");
         assert!(tickets.extend("t", 0));
-        let slot = Slot::default();
-        assert!(tickets.authorize("t", Right::Read, 1, &slot).is_err());
+        assert!(tickets.authorize("t", Right::Read, 1).is_err());
         drop(running);
-        assert!(tickets.authorize("t", Right::Read, 1, &slot).is_ok());
+        assert!(tickets.authorize("t", Right::Read, 1).is_ok());
     }
 
     #[tokio::test]
@@ -386,11 +487,7 @@ mod tests {
         let busy = tickets.cancel("t", Duration::from_millis(20)).await.expect_err("busy");
         assert_eq!(busy.to_string(), "Timeout cancelling transfer T1");
         assert!(kill.is_cancelled());
-        let slot = Slot::default();
-        assert_eq!(
-            tickets.authorize("t", Right::Read, 1, &slot).map(|_| ()),
-            Err(Denied::Canceled("T1".into()))
-        );
+        assert_eq!(tickets.authorize("t", Right::Read, 1).map(|_| ()), Err(Denied::Canceled("T1".into())));
         let waiting = tickets.clone();
         let cancel = tokio::spawn(async move { waiting.cancel("t", Duration::from_secs(5)).await });
         tokio::task::yield_now().await;

@@ -47,7 +47,7 @@ async fn install(State(control): State<Control>, body: Bytes) -> Result<Response
     }
     let ticket: Ticket = serde_json::from_value(value).map_err(|error| invalid(error.to_string()))?;
     let scheme = ticket.url.split(':').next().unwrap_or_default();
-    if !matches!(scheme, "nbd" | "file") {
+    if !matches!(scheme, "nbd" | "nbds" | "nbd+unix" | "nbds+unix" | "file" | "https") {
         return Err(invalid(format!("Unsupported url scheme: {scheme}")));
     }
     if ticket.uuid.is_empty() {

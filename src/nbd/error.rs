@@ -33,6 +33,16 @@ impl Error {
     pub fn is_no_space(&self) -> bool {
         matches!(self, Self::Command { code: ENOSPC, .. })
     }
+
+    /// Whether it was the server's answer that it cannot do this.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self, Self::Command { code: ENOTSUP, .. })
+    }
+
+    /// Whether the connection is to blame, so that another one may do better.
+    pub fn is_connection(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Connection(_) | Self::Command { code: ESHUTDOWN, .. })
+    }
 }
 
 /// NBD's own error numbers, which are Linux's.
@@ -44,11 +54,13 @@ fn errno(code: u32) -> String {
         22 => "EINVAL",
         ENOSPC => "ENOSPC",
         75 => "EOVERFLOW",
-        95 => "ENOTSUP",
-        108 => "ESHUTDOWN",
+        ENOTSUP => "ENOTSUP",
+        ESHUTDOWN => "ESHUTDOWN",
         other => return format!("error {other}"),
     };
     name.to_owned()
 }
 
 const ENOSPC: u32 = 28;
+const ENOTSUP: u32 = 95;
+const ESHUTDOWN: u32 = 108;

@@ -1,38 +1,54 @@
-//! Agreeing on an export: structured replies, meta contexts, size and flags.
+//! Agreeing on an export: TLS, kinds of replies, meta contexts, size, flags and block sizes.
+
+use std::sync::Arc;
 
 use bytes::Buf;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio_rustls::TlsConnector;
 
-use super::Error;
-use super::client::Stream;
-use super::wire::{self, Flags, MetaContext, Opt, OptionReply};
+use super::client::{READ_BUFFER, Stream};
+use super::wire::{self, BlockSizes, Flags, Info, MetaContext, Opt, OptionReply};
+use super::{Address, Endpoint, Error, Options};
 
 /// What both sides agreed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Agreement {
     pub(super) size: u64,
     pub(super) flags: Flags,
+    pub(super) blocks: BlockSizes,
     pub(super) structured: bool,
+    /// Lengths of 64 bits, in both directions.
+    pub(super) extended: bool,
     pub(super) contexts: Vec<MetaContext>,
 }
 
-/// Negotiates. `dirty` asks for the export's dirty bitmap as well, if there is exactly one.
-pub(super) async fn agree(stream: &mut Stream, export: &str, dirty: bool) -> Result<Agreement, Error> {
-    greet(stream).await?;
-    let structured = structured_replies(stream).await?;
+/// Negotiates. [`Options::dirty`] asks for the export's dirty bitmap as well, if there is exactly one.
+pub(super) async fn agree(
+    mut stream: Stream,
+    address: &Address,
+    options: &Options,
+) -> Result<(Stream, Agreement), Error> {
+    greet(&mut stream).await?;
+    if address.tls {
+        stream = upgrade(stream, address, options).await?;
+    }
+    let (stream_ref, export) = (&mut stream, address.export.as_str());
+    let extended = asked(stream_ref, Opt::ExtendedHeaders).await?;
+    let structured = extended || asked(stream_ref, Opt::StructuredReply).await?;
     let mut contexts = Vec::new();
     if structured {
         let mut wanted = vec![ALLOCATION.to_owned(), DEPTH.to_owned()];
-        if dirty {
-            let bitmaps = meta_contexts(stream, Opt::ListMetaContext, export, &[BITMAPS.to_owned()]).await?;
+        if options.dirty {
+            let bitmaps =
+                meta_contexts(stream_ref, Opt::ListMetaContext, export, &[BITMAPS.to_owned()]).await?;
             if let [bitmap] = bitmaps.as_slice() {
                 wanted.push(bitmap.name.clone());
             }
         }
-        contexts = meta_contexts(stream, Opt::SetMetaContext, export, &wanted).await?;
+        contexts = meta_contexts(stream_ref, Opt::SetMetaContext, export, &wanted).await?;
     }
-    let (size, flags) = go(stream, export).await?;
-    Ok(Agreement { size, flags, structured, contexts })
+    let (size, flags, blocks) = go(stream_ref, export).await?;
+    Ok((stream, Agreement { size, flags, blocks, structured, extended, contexts }))
 }
 
 async fn greet(stream: &mut Stream) -> Result<(), Error> {
@@ -52,9 +68,29 @@ async fn greet(stream: &mut Stream) -> Result<(), Error> {
     Ok(())
 }
 
-async fn structured_replies(stream: &mut Stream) -> Result<bool, Error> {
-    send(stream, Opt::StructuredReply, &[]).await?;
-    let (reply, _) = receive(stream, Opt::StructuredReply).await?;
+/// The same connection inside TLS.
+async fn upgrade(mut stream: Stream, address: &Address, options: &Options) -> Result<Stream, Error> {
+    let config = options.tls.clone().ok_or(Error::Unsupported("TLS without a CA ([nbd] ca_file)"))?;
+    if !asked(&mut stream, Opt::StartTls).await? {
+        return Err(Error::Refused { option: "TLS", reason: "the server has none".to_owned() });
+    }
+    // what came before TLS was not said by whom we think
+    if !stream.buffer().is_empty() {
+        return Err(Error::Protocol("something was said between STARTTLS and TLS"));
+    }
+    let name = match &address.endpoint {
+        Endpoint::Tcp { host, .. } => host.clone(),
+        Endpoint::Unix(_) => "localhost".to_owned(),
+    };
+    let name = name.try_into().map_err(|_| Error::Address(address.to_string()))?;
+    let secured = TlsConnector::from(Arc::clone(&config)).connect(name, stream.into_inner());
+    Ok(BufReader::with_capacity(READ_BUFFER, Box::new(secured.await.map_err(Error::Connect)?)))
+}
+
+/// Whether the server grants an option that has no data.
+async fn asked(stream: &mut Stream, option: Opt) -> Result<bool, Error> {
+    send(stream, option, &[]).await?;
+    let (reply, _) = receive(stream, option).await?;
     Ok(reply.kind == wire::ACK)
 }
 
@@ -79,14 +115,21 @@ async fn meta_contexts(
     }
 }
 
-async fn go(stream: &mut Stream, export: &str) -> Result<(u64, Flags), Error> {
+async fn go(stream: &mut Stream, export: &str) -> Result<(u64, Flags, BlockSizes), Error> {
     send(stream, Opt::Go, &wire::go(export)).await?;
-    let mut known = None;
+    let (mut known, mut blocks) = (None, BlockSizes::default());
     for _ in 0..MAX_INFOS {
         let (reply, data) = receive(stream, Opt::Go).await?;
         match reply.kind {
-            wire::INFO => known = wire::export_info(&data)?.or(known),
-            wire::ACK => return known.ok_or(Error::Protocol("GO without the export's size")),
+            wire::INFO => match wire::info(&data)? {
+                Info::Export { size, flags } => known = Some((size, flags)),
+                Info::BlockSizes(sizes) => blocks = sizes,
+                Info::Other => {}
+            },
+            wire::ACK => {
+                let (size, flags) = known.ok_or(Error::Protocol("GO without the export's size"))?;
+                return Ok((size, flags, blocks));
+            }
             kind if kind & wire::ERROR != 0 => {
                 let reason =
                     String::from_utf8_lossy(&data).chars().filter(|c| !c.is_control()).take(200).collect();

@@ -3,21 +3,28 @@
 use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::Error;
 use super::client::{Client, Reply};
+use super::pool::{PIECE, Piece, Pool};
 use super::wire::{self, Chunk, Command};
 
 /// A read in progress. It owns its client, so that a body that is dropped drops the connection with
 /// whatever was under way on it; at the end the client can be taken back.
 pub struct Reading {
     client: Client,
+    pool: Pool,
     window: VecDeque<Slot>,
-    /// The next offset to ask for, and the end.
+    /// The next offset to ask for, and the end, both where the server's blocks begin or end.
     next: u64,
     end: u64,
+    /// Bytes of the first answer that come before what was wanted, and what is still to be delivered.
+    skip: usize,
+    left: u64,
+    /// Bytes of one request.
+    piece: u64,
 }
 
 /// One request of the window.
@@ -25,7 +32,7 @@ struct Slot {
     handle: u64,
     offset: u64,
     length: usize,
-    data: BytesMut,
+    data: Piece,
     /// Bytes answered so far, data and holes, and where: no byte may be answered twice, or another
     /// would be missing without a trace.
     filled: usize,
@@ -39,33 +46,53 @@ struct Slot {
 
 impl Reading {
     /// Reads `length` bytes from `offset` on; both lie inside the export.
-    pub fn new(client: Client, offset: u64, length: u64) -> Self {
+    pub fn new(client: Client, offset: u64, length: u64, pool: Pool) -> Self {
+        let block = client.minimum_block();
+        let start = offset / block * block;
+        let end = offset.saturating_add(length);
+        let piece = u64::from(client.agreement.blocks.maximum).min(PIECE as u64);
         Self {
-            client,
+            pool,
             window: VecDeque::with_capacity(DEPTH),
-            next: offset,
-            end: offset.saturating_add(length),
+            next: start,
+            // an export may end within a block
+            end: end.next_multiple_of(block).min(client.size().max(end)),
+            skip: (offset - start) as usize,
+            left: length,
+            piece: piece - piece % block,
+            client,
         }
     }
 
     /// The next piece, in order; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        if self.left == 0 {
+            return Ok(None);
+        }
         self.fill().await?;
         while self.window.front().is_some_and(|slot| !slot.done) {
             self.receive().await?;
         }
         let Some(slot) = self.window.pop_front() else { return Ok(None) };
-        match slot.failed {
-            Some(code) => Err(Error::Command { command: Command::Read.name(), offset: slot.offset, code }),
-            None if slot.filled != slot.length => Err(Error::Protocol("READ answered with too few bytes")),
-            None if slot.hole => Ok(Some(Bytes::from_static(&ZEROES[..slot.length]))),
-            None => Ok(Some(slot.data.freeze())),
-        }
+        let whole = match slot.failed {
+            Some(code) => {
+                return Err(Error::Command { command: Command::Read.name(), offset: slot.offset, code });
+            }
+            None if slot.filled != slot.length => {
+                return Err(Error::Protocol("READ answered with too few bytes"));
+            }
+            None if slot.hole => Bytes::from_static(&ZEROES[..slot.length]),
+            None => Bytes::from_owner(slot.data),
+        };
+        let from = std::mem::take(&mut self.skip);
+        let to = whole.len().min(from.saturating_add(usize::try_from(self.left).unwrap_or(usize::MAX)));
+        self.left -= (to - from) as u64;
+        Ok(Some(whole.slice(from..to)))
     }
 
     /// Whether the last piece was delivered.
     pub fn is_finished(&self) -> bool {
-        self.window.is_empty() && self.next == self.end
+        self.left == 0
     }
 
     /// The client, when everything that was asked for has been answered.
@@ -73,16 +100,23 @@ impl Reading {
         (self.is_finished() && self.client.is_idle()).then_some(self.client)
     }
 
-    /// Tops the window up.
+    /// Tops the window up, with one write for all its requests.
     async fn fill(&mut self) -> Result<(), Error> {
+        let mut orders = BytesMut::new();
         while self.window.len() < DEPTH && self.next < self.end {
-            let length = (self.end - self.next).min(PIECE as u64);
-            let handle = self.client.send(Command::Read, 0, self.next, length as u32, Bytes::new()).await?;
+            let data = match self.window.is_empty() {
+                true => self.pool.first().await,
+                false => self.pool.more(),
+            };
+            let Some(data) = data else { break };
+            let length = (self.end - self.next).min(self.piece);
+            let handle = self.client.noted(Command::Read, self.next);
+            orders.extend_from_slice(&self.client.request(Command::Read, 0, handle, self.next, length));
             self.window.push_back(Slot {
                 handle,
                 offset: self.next,
                 length: length as usize,
-                data: BytesMut::new(),
+                data,
                 filled: 0,
                 covered: Vec::new(),
                 chunks: 0,
@@ -91,6 +125,13 @@ impl Reading {
                 failed: None,
             });
             self.next += length;
+        }
+        if !orders.is_empty() {
+            let sent = async {
+                self.client.stream.write_all(&orders).await?;
+                self.client.stream.flush().await
+            };
+            timeout(self.client.deadline, sent).await.map_err(|_| Error::Deadline)??;
         }
         Ok(())
     }
@@ -173,23 +214,25 @@ impl Slot {
 
     /// Reads payload to its place: straight behind what is there, which is how servers send it.
     async fn read(&mut self, client: &mut Client, at: usize, length: usize) -> Result<(), Error> {
-        self.data.reserve(self.length - self.data.len());
+        let whole = self.length;
+        let data = &mut self.data.memory;
+        data.reserve(whole - data.len());
         let deadline = client.deadline;
         let work = async {
-            if at >= self.data.len() {
+            if at >= data.len() {
                 // a hole before it was only counted so far
-                self.data.resize(at, 0);
-                let mut target = (&mut self.data).limit(length);
+                data.resize(at, 0);
+                let mut target = (&mut *data).limit(length);
                 while target.has_remaining_mut() {
                     if client.stream.read_buf(&mut target).await? == 0 {
                         return Err(std::io::ErrorKind::UnexpectedEof.into());
                     }
                 }
             } else {
-                if self.data.len() < at + length {
-                    self.data.resize(at + length, 0);
+                if data.len() < at + length {
+                    data.resize(at + length, 0);
                 }
-                client.stream.read_exact(&mut self.data[at..at + length]).await?;
+                client.stream.read_exact(&mut data[at..at + length]).await?;
             }
             Ok::<_, std::io::Error>(())
         };
@@ -202,22 +245,21 @@ impl Slot {
 
     fn skip(&mut self, at: usize, length: usize) {
         self.filled += length;
-        if !self.hole && self.data.len() < at + length {
-            self.data.resize(at + length, 0);
+        if !self.hole && self.data.memory.len() < at + length {
+            self.data.memory.resize(at + length, 0);
         }
         self.complete();
     }
 
     /// A hole at the end may only have been counted.
     fn complete(&mut self) {
-        if self.filled == self.length && !self.hole && self.data.len() < self.length {
-            self.data.resize(self.length, 0);
+        if self.filled == self.length && !self.hole && self.data.memory.len() < self.length {
+            self.data.memory.resize(self.length, 0);
         }
     }
 }
 
-/// Bytes of one request, and requests in flight: together about an L2 cache; more gains nothing.
-const PIECE: usize = 256 << 10;
+/// Requests in flight: together about an L2 cache; more gains nothing.
 const DEPTH: usize = 6;
 
 /// Chunks of one answer: one for each sector, alternating, and some to spare.

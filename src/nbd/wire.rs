@@ -1,9 +1,9 @@
 //! NBD's messages as bytes: pure encoding and decoding, no I/O.
 //!
-//! Fixed newstyle negotiation, simple and structured replies, as `doc/proto.md` of the NBD project
-//! has them. Everything is big endian. Every length that a server names is checked here.
+//! Fixed newstyle negotiation, simple, structured and extended replies, as `doc/proto.md` of the NBD
+//! project has them. Everything is big endian. Every length that a server names is checked here.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 
 use super::Error;
 
@@ -11,23 +11,28 @@ pub const NBD_MAGIC: u64 = 0x4e42_444d_4147_4943;
 pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 const REQUEST_MAGIC: u32 = 0x2560_9513;
+const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
+pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 
-/// Bytes of the greeting, of an option reply's header, and of the two kinds of replies' headers.
+/// Bytes of the greeting, of an option reply's header, and of the three kinds of replies' headers.
 pub const GREETING: usize = 18;
 pub const OPTION_REPLY: usize = 20;
 pub const SIMPLE_REPLY: usize = 16;
 pub const STRUCTURED_REPLY: usize = 20;
+pub const EXTENDED_REPLY: usize = 32;
 
 /// Options of the negotiation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Opt {
+    StartTls = 5,
     Go = 7,
     StructuredReply = 8,
     ListMetaContext = 9,
     SetMetaContext = 10,
+    ExtendedHeaders = 11,
 }
 
 /// Commands of the transmission phase.
@@ -38,6 +43,7 @@ pub enum Command {
     Write = 1,
     Disconnect = 2,
     Flush = 3,
+    Trim = 4,
     WriteZeroes = 6,
     BlockStatus = 7,
 }
@@ -49,6 +55,7 @@ impl Command {
             Self::Write => "WRITE",
             Self::Disconnect => "DISC",
             Self::Flush => "FLUSH",
+            Self::Trim => "TRIM",
             Self::WriteZeroes => "WRITE_ZEROES",
             Self::BlockStatus => "BLOCK_STATUS",
         }
@@ -68,13 +75,36 @@ impl Flags {
         self.0 & (1 << 2) != 0
     }
 
+    pub fn can_force_unit_access(self) -> bool {
+        self.0 & (1 << 3) != 0
+    }
+
+    pub fn can_trim(self) -> bool {
+        self.0 & (1 << 5) != 0
+    }
+
     pub fn can_write_zeroes(self) -> bool {
         self.0 & (1 << 6) != 0
     }
+
+    /// What one connection flushes is durable whichever connection wrote it.
+    pub fn can_multi_conn(self) -> bool {
+        self.0 & (1 << 8) != 0
+    }
+
+    pub fn can_fast_zero(self) -> bool {
+        self.0 & (1 << 11) != 0
+    }
 }
 
+/// The answer to a WRITE, WRITE_ZEROES or TRIM comes when it is durable.
+pub const FORCE_UNIT_ACCESS: u16 = 1 << 0;
 /// WRITE_ZEROES may not punch a hole: the space stays allocated.
 pub const NO_HOLE: u16 = 1 << 1;
+/// WRITE_ZEROES fails at once where it would be no faster than writing.
+pub const FAST_ZERO: u16 = 1 << 4;
+/// With extended headers: the length of a WRITE is that of its payload.
+const PAYLOAD_LENGTH: u16 = 1 << 5;
 
 pub fn option(option: Opt, data: &[u8]) -> BytesMut {
     let mut out = BytesMut::with_capacity(16 + data.len());
@@ -85,11 +115,12 @@ pub fn option(option: Opt, data: &[u8]) -> BytesMut {
     out
 }
 
-/// The data of GO: the export's name, and no wish to be told block sizes, so that qemu aligns for us.
+/// The data of GO: the export's name, and that we keep to its block sizes.
 pub fn go(export: &str) -> BytesMut {
     let mut out = BytesMut::new();
     put_text(&mut out, export);
-    out.put_u16(0);
+    out.put_u16(1);
+    out.put_u16(BLOCK_SIZE);
     out
 }
 
@@ -156,28 +187,79 @@ impl MetaContext {
     }
 }
 
-/// What GO tells about an export: its size and flags. `None` for information of another kind.
-pub fn export_info(mut data: &[u8]) -> Result<Option<(u64, Flags)>, Error> {
+/// What a request may be: its edges are multiples of `minimum`, its payload has at most `maximum` bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockSizes {
+    pub minimum: u32,
+    pub maximum: u32,
+}
+
+impl Default for BlockSizes {
+    /// Of a server that says nothing: the protocol's 32 MiB, and any edge.
+    fn default() -> Self {
+        Self { minimum: 1, maximum: 32 << 20 }
+    }
+}
+
+/// One of the things that GO tells about an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Info {
+    Export { size: u64, flags: Flags },
+    BlockSizes(BlockSizes),
+    Other,
+}
+
+/// Information in reply to GO.
+pub fn info(mut data: &[u8]) -> Result<Info, Error> {
     if data.len() < 2 {
         return Err(Error::Protocol("information too short"));
     }
     match (data.get_u16(), data.len()) {
-        (0, 10) => Ok(Some((data.get_u64(), Flags(data.get_u16())))),
-        (0, _) => Err(Error::Protocol("export information of the wrong length")),
-        _ => Ok(None),
+        (EXPORT, 10) => Ok(Info::Export { size: data.get_u64(), flags: Flags(data.get_u16()) }),
+        (EXPORT, _) => Err(Error::Protocol("export information of the wrong length")),
+        (BLOCK_SIZE, 12) => {
+            let (minimum, _preferred, maximum) = (data.get_u32(), data.get_u32(), data.get_u32());
+            let usable = minimum.is_power_of_two() && minimum <= MAX_MINIMUM && maximum >= minimum;
+            match usable {
+                true => Ok(Info::BlockSizes(BlockSizes { minimum, maximum })),
+                false => Err(Error::Protocol("block sizes that cannot be")),
+            }
+        }
+        (BLOCK_SIZE, _) => Err(Error::Protocol("block sizes of the wrong length")),
+        _ => Ok(Info::Other),
     }
 }
 
+const EXPORT: u16 = 0;
+const BLOCK_SIZE: u16 = 3;
+/// The protocol's own limit.
+const MAX_MINIMUM: u32 = 64 << 10;
+
 /// A request; the payload of a WRITE follows it.
-pub fn request(command: Command, flags: u16, handle: u64, offset: u64, length: u32) -> Bytes {
-    let mut out = BytesMut::with_capacity(28);
-    out.put_u32(REQUEST_MAGIC);
-    out.put_u16(flags);
-    out.put_u16(command as u16);
-    out.put_u64(handle);
-    out.put_u64(offset);
-    out.put_u32(length);
-    out.freeze()
+pub fn request(command: Command, flags: u16, handle: u64, offset: u64, length: u32) -> [u8; 28] {
+    let mut out = [0; 28];
+    let mut rest = out.as_mut_slice();
+    rest.put_u32(REQUEST_MAGIC);
+    rest.put_u16(flags);
+    rest.put_u16(command as u16);
+    rest.put_u64(handle);
+    rest.put_u64(offset);
+    rest.put_u32(length);
+    out
+}
+
+/// The same where extended headers were agreed on.
+pub fn extended_request(command: Command, flags: u16, handle: u64, offset: u64, length: u64) -> [u8; 32] {
+    let flags = if command == Command::Write { flags | PAYLOAD_LENGTH } else { flags };
+    let mut out = [0; 32];
+    let mut rest = out.as_mut_slice();
+    rest.put_u32(EXTENDED_REQUEST_MAGIC);
+    rest.put_u16(flags);
+    rest.put_u16(command as u16);
+    rest.put_u64(handle);
+    rest.put_u64(offset);
+    rest.put_u64(length);
+    out
 }
 
 /// What follows a simple reply's magic.
@@ -207,6 +289,7 @@ pub const NONE: u16 = 0;
 pub const OFFSET_DATA: u16 = 1;
 pub const OFFSET_HOLE: u16 = 2;
 pub const BLOCK_STATUS: u16 = 5;
+pub const BLOCK_STATUS_EXTENDED: u16 = 6;
 pub const CHUNK_ERROR: u16 = 1 << 15;
 
 impl Chunk {
@@ -214,6 +297,14 @@ impl Chunk {
     pub fn decode(mut rest: &[u8]) -> Self {
         let done = rest.get_u16() & 1 != 0;
         Self { done, kind: rest.get_u16(), handle: rest.get_u64(), length: rest.get_u32() }
+    }
+
+    /// What follows an extended reply's magic.
+    pub fn decode_extended(mut rest: &[u8]) -> Result<Self, Error> {
+        let done = rest.get_u16() & 1 != 0;
+        let (kind, handle, _offset) = (rest.get_u16(), rest.get_u64(), rest.get_u64());
+        let length = u32::try_from(rest.get_u64()).map_err(|_| Error::Protocol("chunk too long"))?;
+        Ok(Self { done, kind, handle, length })
     }
 
     pub fn is_error(&self) -> bool {
@@ -234,7 +325,7 @@ pub fn chunk_error(mut payload: &[u8]) -> Result<u32, Error> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {
     pub length: u64,
-    pub flags: u32,
+    pub flags: u64,
 }
 
 /// The context a block status chunk is about, and its blocks.
@@ -245,9 +336,29 @@ pub fn block_status(mut payload: &[u8]) -> Result<(u32, Vec<Block>), Error> {
     let context = payload.get_u32();
     let mut blocks = Vec::with_capacity(payload.len() / 8);
     while payload.has_remaining() {
-        let block = Block { length: u64::from(payload.get_u32()), flags: payload.get_u32() };
+        let block = Block { length: u64::from(payload.get_u32()), flags: u64::from(payload.get_u32()) };
         if block.length == 0 {
             return Err(Error::Protocol("block of no length"));
+        }
+        blocks.push(block);
+    }
+    Ok((context, blocks))
+}
+
+/// The same of an extended chunk.
+pub fn extended_block_status(mut payload: &[u8]) -> Result<(u32, Vec<Block>), Error> {
+    if payload.len() < 24 || !(payload.len() - 8).is_multiple_of(16) {
+        return Err(Error::Protocol("block status of the wrong length"));
+    }
+    let (context, count) = (payload.get_u32(), payload.get_u32());
+    if count as usize != payload.len() / 16 {
+        return Err(Error::Protocol("block status with another number of blocks than it says"));
+    }
+    let mut blocks = Vec::with_capacity(payload.len() / 16);
+    while payload.has_remaining() {
+        let block = Block { length: payload.get_u64(), flags: payload.get_u64() };
+        if block.length == 0 || block.length > i64::MAX as u64 {
+            return Err(Error::Protocol("block of no possible length"));
         }
         blocks.push(block);
     }
@@ -267,7 +378,25 @@ mod tests {
         let bytes = request(Command::WriteZeroes, NO_HOLE, 0x0102_0304_0506_0708, 4096, 512);
         let expected =
             [0x25, 0x60, 0x95, 0x13, 0, 2, 0, 6, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 2, 0];
-        assert_eq!(bytes.as_ref(), expected);
+        assert_eq!(bytes, expected);
+        let bytes = extended_request(Command::Write, 0, 1, 2, 3);
+        assert_eq!(bytes[..8], [0x21, 0xe4, 0x1c, 0x71, 0, 0x20, 0, 1]);
+        assert_eq!((bytes[15], bytes[23], bytes[31]), (1, 2, 3));
+    }
+
+    #[test]
+    fn block_sizes_are_taken_or_refused() {
+        let sizes = |minimum: u32, maximum: u32| {
+            let words = [minimum.to_be_bytes(), 4096u32.to_be_bytes(), maximum.to_be_bytes()];
+            info(&[&3u16.to_be_bytes()[..], &words.concat()].concat())
+        };
+        assert_eq!(
+            sizes(4096, 65536).expect("usable"),
+            Info::BlockSizes(BlockSizes { minimum: 4096, maximum: 65536 })
+        );
+        for (minimum, maximum) in [(0, 1), (3, 100), (1 << 20, 1 << 21), (4096, 512)] {
+            assert!(matches!(sizes(minimum, maximum), Err(Error::Protocol(_))), "{minimum} {maximum}");
+        }
     }
 
     #[test]
@@ -285,7 +414,8 @@ mod tests {
         fn no_payload_makes_it_panic(payload: Vec<u8>) {
             let _ = block_status(&payload);
             let _ = chunk_error(&payload);
-            let _ = export_info(&payload);
+            let _ = info(&payload);
+            let _ = extended_block_status(&payload);
             let _ = MetaContext::decode(&payload);
             let _ = OptionReply::decode(&payload, Opt::Go);
         }
@@ -300,7 +430,7 @@ mod tests {
             }
             let (id, read) = block_status(&payload).expect("valid");
             prop_assert_eq!(id, context);
-            let read: Vec<_> = read.iter().map(|block| (block.length as u32, block.flags)).collect();
+            let read: Vec<_> = read.iter().map(|block| (block.length as u32, block.flags as u32)).collect();
             prop_assert_eq!(read, blocks);
         }
     }

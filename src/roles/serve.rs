@@ -4,8 +4,9 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use base64::Engine as _;
@@ -17,12 +18,14 @@ use ovirt_gateway::config::{self, Gateway as Config};
 use ovirt_gateway::gateway::{self, Certificates, Enrolment};
 use ovirt_gateway::hostlink::HostLink;
 use ovirt_gateway::pki::{Files, Office, Site};
+use ovirt_gateway::proxy::{Admission, Directory, Proxy, Trust};
 use ovirt_gateway::state::Store;
 use ovirt_gateway::tls::{self, Alpn, Current, Identity};
 use ovirt_gateway::transfer::{self, Engine};
 use ovirt_gateway::{enrol, log, serve};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::BadSetting;
 
@@ -62,6 +65,10 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
     // first of all the port: a second gateway must fail before it touches anything of the first
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
+    let images = match config.proxy.enabled {
+        true => Some(proxy_listener(&config).await?),
+        false => None,
+    };
     std::fs::create_dir_all(&config.state.dir).with_context(|| config.state.dir.display().to_string())?;
     let certificates = Pki::prepare(&config)?;
     let store = Store::open(&config.state).await.context("[state]")?;
@@ -77,6 +84,10 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
     let office = office(&config);
     office.publish()?;
     let hosts = HostLink::new(&host_link(&certificates.site, &config.imageio)).context("[imageio]")?;
+    let trust = Trust::new({
+        let hosts = hosts.clone();
+        move || hosts.images_tls()
+    });
     let keeping = tokio::spawn(enrol::keep(hosts.clone(), office.clone(), keep_pause(&config)));
     let parts = parts(&config, store.clone(), Some(hosts), service.clone(), secret.clone());
     let engine = Engine::open(parts).await?;
@@ -88,9 +99,19 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
         enrolment: Enrolment::new(office.clone()),
         fresh: Duration::from_secs(config.cloudstack.fresh.max(1)),
         instance_id,
+        proxy_port: images
+            .as_ref()
+            .map(|listener| listener.local_addr())
+            .transpose()?
+            .map(|place| place.port()),
     });
     let current = Current::new(&certificates.identity)?;
     let tls = tls::server(current.clone(), Alpn::Http2AndHttp1)?;
+    let ending = CancellationToken::new();
+    let workers = match images {
+        Some(listener) => Some(proxy(listener, &config, &engine, trust, current.clone(), &ending)?),
+        None => None,
+    };
     let following = tokio::spawn(current.follow(certificates.files.cert, certificates.files.key));
     let options = serve::Options {
         max_connections: config.server.max_connections.max(1) as usize,
@@ -108,8 +129,12 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
     super::ready(&format!("serve https://{address}/ovirt-engine"));
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
     serve::run(listener, Some(tls), move |_| service.clone(), options, stop).await;
+    ending.cancel();
     keeping.abort();
     following.abort();
+    if let Some(workers) = workers {
+        workers.join().await;
+    }
     engine.close(GRACE).await;
     store.close().await;
     if told.await == Ok(true) {
@@ -117,6 +142,55 @@ async fn gateway(config: Config) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn proxy_listener(config: &Config) -> anyhow::Result<std::net::TcpListener> {
+    let address = SocketAddr::new(config.server.host, config.proxy.port);
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| format!("cannot listen on {address} ([proxy] port)"))?;
+    Ok(listener.into_std()?)
+}
+
+/// Serves image data from threads of its own: the API is not to feel it.
+fn proxy(
+    listener: std::net::TcpListener,
+    config: &Config,
+    engine: &Arc<Engine>,
+    trust: Trust,
+    identity: Arc<Current>,
+    stop: &CancellationToken,
+) -> anyhow::Result<serve::Workers> {
+    tracing::info!(address = %listener.local_addr()?, "the image proxy listens");
+    let options = serve::Options {
+        max_connections: config.proxy.max_connections.max(1) as usize,
+        headers: PROXY_IDLE,
+        ..Default::default()
+    };
+    let proxy = Proxy::new(Arc::new(Tickets(engine.clone())), trust);
+    let tls = tls::server(identity, Alpn::Http1)?;
+    let make = move |_: &serve::Peer| {
+        let line = proxy.line();
+        tower::service_fn(move |request| {
+            let line = line.clone();
+            async move { Ok(line.answer(request).await) }
+        })
+    };
+    Ok(serve::Workers::start("proxy", listener, &tls, make, options, stop)?)
+}
+
+/// The engine's tickets, as the proxy asks for them.
+struct Tickets(Arc<Engine>);
+
+impl Directory for Tickets {
+    fn find<'a>(&'a self, ticket: &'a str) -> Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>> {
+        Box::pin(self.0.image_of(ticket))
+    }
+
+    fn admit(&self, signed: &str) -> Option<Admission> {
+        let (ticket, until) = self.0.unsigned_ticket(signed)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+        (until > now).then_some(Admission { ticket, until })
+    }
 }
 
 /// What an engine is made of.
@@ -238,6 +312,8 @@ fn hmac_secret(configured: Option<&SecretString>, dir: &Path) -> anyhow::Result<
     }
 }
 
+/// Clients pause for minutes between two requests of one connection.
+const PROXY_IDLE: Duration = Duration::from_secs(3600);
 const SECRET_BYTES: usize = 32;
 /// How long backups and transfers may take to reach a step they can be taken up from.
 const GRACE: Duration = Duration::from_secs(10);

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use subtle::ConstantTimeEq;
+
 use super::core::{Core, Who};
 use super::{
     BackupConfig, Comparison, CreateDisk, CreateInstance, Error, Note, Rebuilt, RestoreConfig, StartBackup,
@@ -197,6 +199,31 @@ impl Engine {
     pub fn transfer_url(&self, transfer: &Transfer) -> Option<String> {
         let parts = &self.core.parts;
         transfer.phase.has_ticket().then(|| ticket::url(&parts.secret, transfer, parts.images_port))
+    }
+
+    /// Where the image of a ticket is, by the ticket alone: for the proxy, whose clients show nothing else.
+    pub async fn image_of(&self, name: &str) -> Option<String> {
+        let parts = &self.core.parts;
+        let open = parts.store.open_transfers().await;
+        let open = open.inspect_err(|error| tracing::warn!(%error, "tickets could not be looked up")).ok()?;
+        let found = open.iter().filter(|transfer| transfer.phase.has_ticket());
+        let found = found.map(|transfer| (transfer, ticket::id(&parts.secret, transfer)));
+        let (transfer, _) =
+            found.into_iter().find(|(_, id)| bool::from(id.as_bytes().ct_eq(name.as_bytes())))?;
+        Some(ticket::url(&parts.secret, transfer, parts.images_port))
+    }
+
+    /// What a client of oVirt before 4.3 shows to the proxy, while the transfer has a ticket. A secret.
+    pub fn signed_ticket(&self, transfer: &Transfer, until: u64) -> Option<String> {
+        transfer.phase.has_ticket().then(|| {
+            let secret = &self.core.parts.secret;
+            ticket::signed(secret, &ticket::id(secret, transfer), until)
+        })
+    }
+
+    /// Ticket and end, in seconds since 1970, of a signed one of ours.
+    pub fn unsigned_ticket(&self, signed: &str) -> Option<(String, u64)> {
+        ticket::unsigned(&self.core.parts.secret, signed)
     }
 
     /// The id of a volume that is `Ready` and reads as zeros.

@@ -366,6 +366,7 @@ fn a_gateway_that_cannot_start_says_why_in_one_line() {
     let start = |settings: &[(&str, &str)], config: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ovirt-gateway"));
         command.arg("serve").current_dir(dir.path()).env("OVIRT_GATEWAY__STATE__DIR", &state);
+        command.env("OVIRT_GATEWAY__PROXY__PORT", "0");
         command.env("OVIRT_GATEWAY__SERVER__HOST", "127.0.0.1").envs(settings.iter().copied());
         if let Some(config) = config {
             command.args(["--config", config]);

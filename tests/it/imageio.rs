@@ -427,11 +427,11 @@ async fn options_tell_rights_and_features() {
     let url = plane.export("a", true);
     plane.ticket("r", &["read"], &url).await;
     plane.ticket("w", &["write"], &url).await;
-    let all = json!(["extents", "flush", "zero"]);
+    let all = json!(["checksum", "extents", "flush", "zero"]);
     let cases = [
         ("*", "OPTIONS,GET,PUT,PATCH", &all),
         ("w", "OPTIONS,GET,PUT,PATCH", &all),
-        ("r", "OPTIONS,GET", &json!(["extents"])),
+        ("r", "OPTIONS,GET", &json!(["checksum", "extents"])),
     ];
     for (ticket, allow, features) in cases {
         let response = plane.ask(Method::OPTIONS, &format!("/images/{ticket}"), &[], "").await;

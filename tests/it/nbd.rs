@@ -5,7 +5,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ovirt_gateway::nbd::{Address, Client, Error, Options, Reading};
+use ovirt_gateway::nbd::{Address, Client, Error, Options, Pool, Reading};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 
@@ -68,7 +68,7 @@ fn text(path: &Path) -> String {
 }
 
 async fn read(client: Client, offset: u64, length: u64) -> Result<(Vec<u8>, Option<Client>), Error> {
-    let mut reading = Reading::new(client, offset, length);
+    let mut reading = Reading::new(client, offset, length, Pool::default());
     let mut bytes = Vec::new();
     while let Some(piece) = reading.next().await? {
         bytes.extend_from_slice(&piece);

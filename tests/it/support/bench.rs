@@ -445,7 +445,7 @@ async fn read(url: &str, dirty: bool) -> Read {
             }
         }
     }
-    let mut reading = Reading::new(client, 0, size);
+    let mut reading = Reading::new(client, 0, size, ovirt_gateway::nbd::Pool::default());
     let mut content = Vec::new();
     while let Some(piece) = reading.next().await.expect("data") {
         content.extend_from_slice(&piece);

@@ -373,6 +373,7 @@ fn settings(
     let mut settings = vec![
         ("OVIRT_GATEWAY__SERVER__HOST", "127.0.0.1".to_owned()),
         ("OVIRT_GATEWAY__SERVER__PORT", "0".to_owned()),
+        ("OVIRT_GATEWAY__PROXY__PORT", "0".to_owned()),
         ("OVIRT_GATEWAY__CLOUDSTACK__ENDPOINT", endpoint.to_owned()),
         ("OVIRT_GATEWAY__CLOUDSTACK__API_KEY", key("apikey")),
         ("OVIRT_GATEWAY__CLOUDSTACK__SECRET_KEY", key("secretkey")),
