@@ -138,7 +138,7 @@ fn main() {
             row(&format!("{title}, {workers} connections"), ROUNDS, &contenders);
         }
     }
-    if wanted("download") {
+    if wanted("wire down") {
         let mut contenders: Vec<_> = peers
             .iter()
             .map(|(name, part, url)| Contender {
@@ -163,7 +163,7 @@ fn main() {
             found.last().expect("nbdcopy").0 / found[0].0
         );
     }
-    if wanted("upload") {
+    if wanted("wire up") {
         let mut contenders: Vec<_> = peers
             .iter()
             .map(|(name, part, url)| Contender {

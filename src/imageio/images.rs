@@ -105,6 +105,10 @@ pub async fn handle(connection: Arc<Connection>, request: Request<Body>) -> Resp
         response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     }
     if ask.method == Method::HEAD {
+        use axum::body::HttpBody;
+        if let Some(length) = response.body().size_hint().exact().filter(|length| *length > 0) {
+            response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+        }
         *response.body_mut() = Body::empty();
     }
     response

@@ -37,6 +37,7 @@ mod migrations;
 mod nbd;
 mod ovf;
 mod places;
+mod protocol;
 mod queue;
 mod recordings;
 mod records;

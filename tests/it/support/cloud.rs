@@ -335,6 +335,10 @@ impl Drop for Cloud {
     /// The simulator is killed: its domains would stay.
     fn drop(&mut self) {
         self.simulator.kill();
+        // exports outlive their daemon on purpose, and would outlive the test
+        let dir = self.dir.path().display();
+        let mine = format!("for pid in {dir}/run*/*.pid; do kill $(cat $pid); done 2>/dev/null");
+        let _ = Command::new("sh").args(["-c", &mine]).status();
         let state = std::fs::read(self.dir.path().join("sim/state.json")).unwrap_or_default();
         let state: Value = serde_json::from_slice(&state).unwrap_or_default();
         let running =

@@ -8,6 +8,8 @@ pub mod databases;
 pub mod flow;
 pub mod life;
 pub mod linux;
+pub mod plane;
+pub mod raw;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
