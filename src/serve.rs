@@ -193,6 +193,8 @@ where
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(options.headers);
+    // who has sent all he has is still owed an answer
+    builder.http1().half_close(true);
     builder.http2().timer(TokioTimer::new()).max_header_list_size(MAX_HEADERS);
     let connection = builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
     let killed = async {

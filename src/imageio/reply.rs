@@ -21,7 +21,9 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), size: None, close: false }
+        // one line, however long or strange what it repeats
+        let text = text.into().chars().filter(|c| !c.is_control()).take(LONGEST).collect();
+        Self { status, text, size: None, close: false }
     }
 
     pub fn bad_request(text: impl Into<String>) -> Self {
@@ -112,6 +114,9 @@ fn spaced(value: &serde_json::Value) -> String {
         scalar => scalar.to_string(),
     }
 }
+
+/// Characters of an error's text.
+const LONGEST: usize = 1000;
 
 /// What a client sent, as it may be repeated in an answer or a header.
 pub fn printable(text: &str) -> String {
