@@ -2,9 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::SocketAddr as Address;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +21,7 @@ use super::backend::Opener;
 use super::certificate::Certificate;
 use super::images::{self, Connection, Service as Images};
 use super::reply::Failure;
+use super::sockets::Sockets;
 use super::ticket::Limits;
 use super::ticket::Tickets;
 use super::tickets;
@@ -55,7 +53,10 @@ pub struct Daemon {
     control: TcpListener,
     control_tls: Arc<ServerConfig>,
     socket: UnixListener,
-    socket_path: PathBuf,
+    /// To be removed at the end, if it is ours.
+    socket_path: Option<PathBuf>,
+    /// Somebody keeps the sockets for who comes after us.
+    kept: bool,
     tickets: Tickets,
     options: Options,
     remove_timeout: Duration,
@@ -68,14 +69,19 @@ impl Daemon {
         let clients = tls::roots(&config.control.client_ca_file)?;
         let control_tls = tls::mutual_server(certificate.current(), clients, Alpn::Http1)?;
         let images_tls = tls::server(certificate.current(), Alpn::Http1)?;
-        let images = listen(config.images.listen).await?;
-        let images = images.into_std().map_err(Error::Threads)?;
+        let mut sockets = Sockets::from_environment();
+        let kept = sockets.are_kept();
+        let images = sockets.tcp("images", config.images.listen)?;
         let local = match &config.images.local_socket {
-            Some(name) => Some(local(name).await?),
+            // anybody on this machine may connect: a ticket opens the rest
+            Some(name) => Some(sockets.unix("local", name, 0o666)?),
             None => None,
         };
-        let control = listen(config.control.listen).await?;
-        let socket = unix(&config.control.socket).await?;
+        let local = local.map(UnixListener::from_std).transpose().map_err(Error::Threads)?;
+        let control = sockets.tcp("control", config.control.listen)?;
+        let control = TcpListener::from_std(control).map_err(Error::Threads)?;
+        let socket = sockets.unix("tickets", &config.control.socket.display().to_string(), 0o660)?;
+        let socket = UnixListener::from_std(socket).map_err(Error::Threads)?;
         let options = Options {
             max_connections: config.images.max_connections.max(1) as usize,
             // backup programs pause for minutes between two requests of one connection
@@ -108,7 +114,8 @@ impl Daemon {
             control,
             control_tls,
             socket,
-            socket_path,
+            socket_path: (!kept).then_some(socket_path),
+            kept,
             tickets,
             options,
             remove_timeout,
@@ -127,8 +134,19 @@ impl Daemon {
         self.control.local_addr()
     }
 
-    /// Serves until `shutdown`; `routes` are what the gateway may ask for besides tickets.
-    pub async fn run(self, routes: Router, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    /// Whether the sockets stay when this daemon goes, so that another one may take over at once.
+    pub fn is_activated(&self) -> bool {
+        self.kept
+    }
+
+    /// Serves until `shutdown`; `routes` are what the gateway may ask for besides tickets. `closed` runs when
+    /// nobody can ask for anything more, while streams still come to their end.
+    pub async fn run(
+        self,
+        routes: Router,
+        shutdown: impl Future<Output = ()>,
+        closed: impl FnOnce(),
+    ) -> Result<(), Error> {
         let stop = CancellationToken::new();
         let service = self.service;
         let images = move |_: &Peer| {
@@ -141,10 +159,10 @@ impl Daemon {
         let workers =
             Workers::start("images", self.images, &self.images_tls, images.clone(), self.options, &stop);
         let workers = workers.map_err(Error::Threads)?;
-        if let Some(local) = self.local {
+        let streams = self.local.map(|local| {
             let told = stop.clone().cancelled_owned();
-            tokio::spawn(serve::run(local, None, images, self.options, told));
-        }
+            tokio::spawn(serve::run(local, None, images, self.options, told))
+        });
         let tickets = tickets::routes(self.tickets.clone(), self.remove_timeout);
         let beside = tickets.clone().fallback(no_handler);
         let beside = serve::run(
@@ -175,32 +193,15 @@ impl Daemon {
             () = watch => {}
             () = self.certificate.follow() => {}
         }
+        closed();
         workers.join().await;
-        let _ = std::fs::remove_file(&self.socket_path);
+        if let Some(streams) = streams {
+            let _ = streams.await;
+        }
+        if let Some(path) = &self.socket_path {
+            let _ = std::fs::remove_file(path);
+        }
         Ok(())
-    }
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|source| Error::Listen { place: address.to_string(), source })
-}
-
-/// The image socket: anybody on this machine may connect, a ticket opens the rest.
-async fn local(name: &str) -> Result<UnixListener, Error> {
-    let failed = |source| Error::Listen { place: name.to_owned(), source };
-    match name.strip_prefix('@') {
-        Some(abstracted) => {
-            let address = Address::from_abstract_name(abstracted).map_err(failed)?;
-            let listener = std::os::unix::net::UnixListener::bind_addr(&address).map_err(failed)?;
-            listener.set_nonblocking(true).map_err(failed)?;
-            UnixListener::from_std(listener).map_err(failed)
-        }
-        None => {
-            let path = PathBuf::from(name);
-            let listener = unix(&path).await?;
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
-            Ok(listener)
-        }
     }
 }
 
@@ -219,23 +220,6 @@ fn trust(config: &Config) -> Result<Trust, Error> {
     let Some(ca) = &config.images.ca_file else { return Ok(Trust::default()) };
     let tls = Arc::new(tls::client(tls::roots(ca)?, Vec::new(), None)?);
     Ok(Trust::new(move || Some(tls.clone())))
-}
-
-/// A socket file that a killed daemon left behind is replaced; one that somebody answers on is not.
-async fn unix(path: &PathBuf) -> Result<UnixListener, Error> {
-    let failed = |source| Error::Listen { place: path.display().to_string(), source };
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).map_err(failed)?;
-    }
-    if path.exists() {
-        if tokio::net::UnixStream::connect(path).await.is_ok() {
-            return Err(Error::InUse { path: path.clone() });
-        }
-        std::fs::remove_file(path).map_err(failed)?;
-    }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
-    Ok(listener)
 }
 
 /// Lets requests through only where the connection's certificate is the gateway's.

@@ -40,7 +40,8 @@ pub struct Settings {
 }
 
 /// The host half of the control listener. A graceful [`Desk::close`] ends every job and export,
-/// because a daemon that is gone must not leave an instance with a backup job.
+/// because a daemon that is gone must not leave an instance with a backup job. Where another daemon takes
+/// over, [`Desk::leave`] leaves them to it.
 pub struct Desk<R> {
     pub(super) settings: Settings,
     pub(super) runner: R,
@@ -88,6 +89,12 @@ impl<R: Runner> Desk<R> {
         let pause = (desk.settings.lease / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         tokio::spawn(Self::reap(Arc::downgrade(&desk), pause));
         Ok(desk)
+    }
+
+    /// Looks after nothing any more, and ends nothing: the next daemon finds the records.
+    pub fn leave(&self) {
+        held(&self.backups).clear();
+        held(&self.exports).clear();
     }
 
     pub async fn close(&self) {

@@ -35,6 +35,7 @@ mod refuse;
 mod reply;
 mod running;
 mod sending;
+mod sockets;
 mod stats;
 mod stopped;
 mod ticket;

@@ -49,7 +49,14 @@ async fn daemon(config: Config) -> anyhow::Result<()> {
     super::ready(&format!("imageio https://{}", daemon.address()?));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), control = %daemon.control_address()?, "serving images");
     let routes = desk.clone().routes();
-    let served = daemon.run(routes, stop).await;
+    let activated = daemon.is_activated();
+    let closed = || {
+        if activated {
+            desk.leave();
+        }
+    };
+    let served = daemon.run(routes, stop, closed).await;
+    // empty if another daemon has taken over
     desk.close().await;
     tracing::info!("stopped");
     Ok(served?)

@@ -50,7 +50,7 @@ impl Plane {
         let daemon = Daemon::bind(&config).await.expect("bind");
         let url = format!("https://{}", daemon.address().expect("address"));
         let stop = CancellationToken::new();
-        tokio::spawn(daemon.run(Router::new(), stop.clone().cancelled_owned()));
+        tokio::spawn(daemon.run(Router::new(), stop.clone().cancelled_owned(), || ()));
         let path = site.ca.cert.clone();
         let ca = reqwest::Certificate::from_pem(&std::fs::read(&site.ca.cert).expect("CA")).expect("PEM");
         let client = reqwest::Client::builder().tls_certs_only([ca]).no_proxy().build().expect("client");
