@@ -82,6 +82,7 @@ cargo_tests() {
 }
 
 packages "${build_packages[@]}" "${demo_packages[@]}" "${test_packages[@]}"
+optional "${optional_packages[@]}"
 cargo_here
 libvirt
 venv || skip "no .venv: the tests with the Python SDK cannot run (is the package index reachable?)"

@@ -14,8 +14,10 @@ demo_packages=(qemu-utils qemu-system-x86 libvirt-daemon-system libvirt-clients 
 test_packages=(
     libnbd-bin nbdkit libxml2-utils curl python3-venv python3-dev pkg-config
     libcurl4-openssl-dev libssl-dev libxml2-dev libxslt1-dev mariadb-server-core mariadb-client-core postgresql
-    busybox-static qemu-guest-agent e2fsprogs ovmf swtpm swtpm-tools
+    busybox-static qemu-guest-agent e2fsprogs ovmf swtpm swtpm-tools nbd-server qemu-block-extra
 )
+# a test that needs one of these says loudly that it could not run
+optional_packages=(chromium)
 
 # installed PACKAGE: whether dpkg has it, fully configured
 installed() { [[ $(dpkg-query -W -f '${Status}' "$1" 2>/dev/null) == 'install ok installed' ]]; }
@@ -31,6 +33,18 @@ packages() {
     apt-get update -qq || say "apt-get update failed; trying with the lists there are"
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
         die "could not install ${missing[*]}"
+}
+
+# optional PACKAGE...: installs what can be installed, and goes on without the rest
+optional() {
+    command -v dpkg-query >/dev/null && [[ $(id -u) == 0 ]] || return 0
+    local package
+    for package in "$@"; do
+        installed "$package" && continue
+        say "installing $package, if it can be had"
+        DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq --no-install-recommends "$package" >/dev/null 2>&1 ||
+            say "!! no $package: what needs it is skipped"
+    done
 }
 
 cargo_here() {

@@ -20,12 +20,14 @@ struct Inner {
 }
 
 impl Handles {
-    /// One that nobody uses. Of another thread only if there are `many` open already.
-    pub(super) fn take(&self, many: usize) -> Option<Backend> {
+    /// One that nobody uses. Of another thread only if with the `running` requests, this one among them, there
+    /// would be more than `many` open.
+    pub(super) fn take(&self, running: usize, many: usize) -> Option<Backend> {
         let mut inner = self.inner();
+        let enough = inner.idle.len() + running > many;
         let here = thread::current().id();
         let found = inner.idle.iter().rposition(|(owner, _)| *owner == here);
-        let found = found.or_else(|| inner.idle.len().checked_sub(1).filter(|_| inner.idle.len() >= many))?;
+        let found = found.or_else(|| inner.idle.len().checked_sub(1).filter(|_| enough))?;
         Some(inner.idle.swap_remove(found).1)
     }
 

@@ -240,10 +240,10 @@ impl Ask {
     pub(super) async fn open(&self, grant: &Grant) -> Result<Backend, Failure> {
         let limits = self.tickets().limits();
         let many = match grant.common.facts.get() {
-            Some(facts) if !facts.shared => 1,
+            Some(facts) if !facts.shared => 0,
             _ => limits.readers.max(limits.writers),
         };
-        match grant.common.handles.take(many) {
+        match grant.common.handles.take(grant.common.running(limits), many) {
             Some(backend) => Ok(backend),
             None => Ok(Backend::open(grant, &self.service().opener).await?),
         }

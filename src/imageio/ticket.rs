@@ -84,6 +84,12 @@ impl Common {
         }
     }
 
+    /// How many requests work now.
+    pub(super) fn running(&self, limits: Limits) -> usize {
+        let free = self.readers.available_permits() + self.writers.available_permits();
+        (limits.readers.max(1) + limits.writers.max(1)).saturating_sub(free)
+    }
+
     /// A place among those who work at once; `None` if the ticket was cancelled meanwhile.
     pub(super) async fn turn(&self, right: Right, shared: bool) -> Option<OwnedSemaphorePermit> {
         let places = match right {

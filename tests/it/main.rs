@@ -38,6 +38,7 @@ mod migrations;
 mod nbd;
 mod nbd_servers;
 mod ovf;
+mod peers;
 mod places;
 mod protocol;
 mod proxy;
