@@ -44,6 +44,34 @@ mod upload;
 mod volumes;
 mod watch;
 
+/// What strangers may send, for the fuzz targets: parsed as it is when they send it.
+#[doc(hidden)]
+pub mod hostile {
+    use super::{change::Change, checksum::Order, range, tickets};
+
+    pub fn range(text: &str, ticket: u64, image: u64) {
+        if let Ok((first, length)) =
+            range::Range::parse(text).and_then(|range| range.within(ticket, image).map_err(|(text, _)| text))
+        {
+            assert!(first + length <= ticket.min(image), "outside the image");
+        }
+        let _ = range::content_range(text);
+    }
+
+    pub fn ticket(body: &[u8]) {
+        let _ = tickets::parse(body);
+    }
+
+    pub fn change(body: &[u8]) {
+        let _ = Change::parse(body);
+    }
+
+    pub fn checksum(text: &str) {
+        let (algorithm, block_size) = text.split_once('&').unwrap_or((text, ""));
+        let _ = Order::new(Some(algorithm), Some(block_size));
+    }
+}
+
 pub use config::Config;
 pub use daemon::{Daemon, Error};
 pub use desk::{Desk, Settings};

@@ -32,7 +32,16 @@ struct Control {
 }
 
 async fn install(State(control): State<Control>, body: Bytes) -> Result<Response, Failure> {
-    let value: Value = serde_json::from_slice(&body)
+    let ticket = parse(&body)?;
+    tracing::info!(?ticket, "ticket installed");
+    crash::point!("host.ticket.installing");
+    control.tickets.install(ticket).map_err(|error| Failure::new(StatusCode::CONFLICT, error.to_string()))?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// A ticket as a manager sends it.
+pub(super) fn parse(body: &[u8]) -> Result<Ticket, Failure> {
+    let value: Value = serde_json::from_slice(body)
         .map_err(|error| Failure::bad_request(format!("Ticket is not in a json format: {error}")))?;
     let invalid = |text: String| Failure::bad_request(format!("Invalid ticket: {text}"));
     for required in ["uuid", "size", "ops", "timeout", "url"] {
@@ -53,10 +62,7 @@ async fn install(State(control): State<Control>, body: Bytes) -> Result<Response
     if ticket.uuid.is_empty() {
         return Err(Failure::bad_request("Ticket id is required"));
     }
-    tracing::info!(?ticket, "ticket installed");
-    crash::point!("host.ticket.installing");
-    control.tickets.install(ticket).map_err(|error| Failure::new(StatusCode::CONFLICT, error.to_string()))?;
-    Ok(reply::empty(StatusCode::OK))
+    Ok(ticket)
 }
 
 async fn info(State(control): State<Control>, Path(id): Path<String>) -> Result<Response, Failure> {
