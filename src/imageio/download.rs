@@ -6,6 +6,7 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use serde_json::json;
 
 use super::backend::Reader;
@@ -117,7 +118,8 @@ impl Ask {
             grant.common.handles.put(backend);
             return Ok(([(header::CONTENT_TYPE, "application/json")], Body::empty()).into_response());
         }
-        let operation = self.begin(&grant, 0)?;
+        let operation = Arc::new(self.begin(&grant, 0)?);
+        let moving = operation.clone();
         let source = match grant.common.extents.known() {
             Some(known) => {
                 grant.common.handles.put(backend);
@@ -135,7 +137,9 @@ impl Ask {
             drop((operation, turn));
         };
         let cache = Extents(grant.common.clone());
-        let body = Body::from_stream(extent::listing(source, size, context, cache, done));
+        let listing = extent::listing(source, size, context, cache, done);
+        // a client that takes a long answer is not idle
+        let body = Body::from_stream(listing.inspect(move |_| moving.progress(0)));
         Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
     }
 

@@ -1,12 +1,15 @@
 //! Requests for an image of another daemon (`https` tickets): rights and sizes are looked at here, then
 //! the request goes on as it is (`imageio.md` 7).
 
-use axum::body::Body;
-use axum::http::{Request, Uri};
+use std::sync::Arc;
+
+use axum::body::{Body, HttpBody};
+use axum::http::{Method, Request, Uri, header};
 use axum::response::Response;
 use futures_util::StreamExt;
 
 use super::images::Ask;
+use super::range::{Range, content_range};
 use super::reply::Failure;
 use super::ticket::{Grant, Operation};
 use crate::proxy::Upstream;
@@ -26,7 +29,7 @@ impl Ask {
         below: &str,
         body: &mut Option<Body>,
     ) -> Result<Response, Failure> {
-        let operation = self.begin(grant, 0)?;
+        let operation = Arc::new(self.begin(grant, self.start())?);
         let query = self.raw_query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
         let url: Uri = format!("{}{below}{query}", grant.ticket.url)
             .parse()
@@ -39,7 +42,7 @@ impl Ask {
             *headers = self.headers.clone();
         }
         let request = request
-            .body(body.take().unwrap_or_default())
+            .body(counted(body.take().unwrap_or_default(), operation.clone()))
             .map_err(|error| Failure::bad_request(error.to_string()))?;
         let mut kept = self.connection.upstream.lock().await;
         let answer = tokio::select! {
@@ -50,16 +53,36 @@ impl Ask {
             tracing::warn!(%error, "another daemon could not be asked");
             Failure::new(error.status(), error.to_string()).closing()
         })?;
-        Ok(answer.map(|body| counted(body, operation)))
+        // of an upload there is no more to count
+        let read = self.method == Method::GET && below.is_empty();
+        Ok(answer.map(|body| if read { counted(body, operation) } else { held(body, operation) }))
+    }
+
+    /// Where the request begins in the image, by its own words; the other daemon judges them.
+    fn start(&self) -> u64 {
+        let text = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
+        let read = text(header::RANGE).and_then(|text| Range::parse(text).ok()).map(|range| range.first);
+        let written = text(header::CONTENT_RANGE).and_then(|text| content_range(text).ok());
+        read.or(written).unwrap_or(0)
     }
 }
 
-/// Counts what passes for the ticket; the operation ends with the body.
-fn counted(body: Body, operation: Operation) -> Body {
+/// Counts what passes for the ticket; the operation does not end before the body.
+fn counted(body: Body, operation: Arc<Operation>) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    // the header says how long it is
     let frames = body.into_data_stream().inspect(move |frame| {
         if let Ok(data) = frame {
             operation.progress(data.len() as u64);
         }
     });
+    Body::from_stream(frames)
+}
+
+/// Only keeps the ticket busy.
+fn held(body: Body, operation: Arc<Operation>) -> Body {
+    let frames = body.into_data_stream().inspect(move |_| operation.progress(0));
     Body::from_stream(frames)
 }

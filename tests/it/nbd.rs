@@ -9,6 +9,7 @@ use ovirt_gateway::nbd::{Address, Client, Error, Options, Pool, Reading};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 
+use crate::support::numbers::Numbers;
 use crate::support::skipped;
 
 /// A server on a socket in a directory of its own.
@@ -76,18 +77,6 @@ async fn read(client: Client, offset: u64, length: u64) -> Result<(Vec<u8>, Opti
     Ok((bytes, reading.finish()))
 }
 
-/// Xorshift: the same numbers for the same seed.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
-
 #[tokio::test]
 async fn random_writes_zeroes_and_reads_agree_with_a_model() {
     const SIZE: u64 = 8 << 20;
@@ -96,7 +85,7 @@ async fn random_writes_zeroes_and_reads_agree_with_a_model() {
         let mut client = server.connect().await.expect("connect");
         assert_eq!(client.size(), SIZE);
         let mut model = vec![0u8; SIZE as usize];
-        let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15u64.wrapping_mul(seed));
+        let mut numbers = Numbers::new(seed);
         for step in 0..200u64 {
             let offset = numbers.below(SIZE - 1);
             let length = 1 + numbers.below((SIZE - offset).min(3 << 20));

@@ -12,6 +12,7 @@ use ovirt_gateway::pki::Site;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::support::numbers::Numbers;
 use crate::support::skipped;
 
 const SIZE: u64 = 8 << 20;
@@ -83,24 +84,13 @@ async fn read(client: Client, offset: u64, length: u64) -> (Vec<u8>, Client) {
     (bytes, reading.finish().expect("the client comes back"))
 }
 
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
-
 /// Random work at odd places, held against a model in memory.
 async fn agrees(name: &str, server: &Server, steps: u64) {
     let mut client = server.connect().await;
     let size = client.size();
     let mut model = vec![0u8; size as usize];
     client.zero(0, size, false).await.expect("zero");
-    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut numbers = Numbers::new(1);
     for step in 0..steps {
         let offset = numbers.below(size - 1);
         let most = if step % 3 == 0 { 10_000 } else { 600_000 };

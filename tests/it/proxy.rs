@@ -250,6 +250,11 @@ async fn a_daemon_passes_tickets_of_another_daemon_on() {
         near.ask(reqwest::Method::GET, "/images/n/extents", &[], "").await.json().await.expect("JSON");
     assert_eq!(extents[0]["start"], 0);
     assert_eq!(near.info("n").await["active"], false);
+    assert_eq!(near.info("n").await["transferred"], SIZE);
+    let later =
+        near.ask(reqwest::Method::PUT, "/images/x", &[("content-range", "bytes 1000-*/*")], vec![5; 2000]);
+    assert_eq!(later.await.status(), 200);
+    assert_eq!(near.info("x").await["transferred"], 2003);
     far.stop.cancel();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let gone = near.get("/images/n", "bytes=0-9").await.status().as_u16();

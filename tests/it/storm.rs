@@ -6,19 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::numbers::Numbers;
 use crate::support::plane::{Plane, SIZE, run, text};
 use crate::support::raw::Raw;
-
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
 
 const LANE: u64 = 1 << 20;
 const LANES: u64 = 4;
@@ -27,7 +17,7 @@ const LANES: u64 = 4;
 async fn lane(mut raw: Raw, number: u64, seed: u64, operations: u64) {
     let base = number * LANE;
     let mut model = vec![0u8; LANE as usize];
-    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15u64.wrapping_mul(seed * LANES + number + 1));
+    let mut numbers = Numbers::new(seed * LANES + number + 1);
     for step in 0..operations {
         let offset = numbers.below(LANE - 1);
         let length = 1 + numbers.below((LANE - offset).min(20_000));

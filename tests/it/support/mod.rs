@@ -8,6 +8,7 @@ pub mod databases;
 pub mod flow;
 pub mod life;
 pub mod linux;
+pub mod numbers;
 pub mod plane;
 pub mod raw;
 
