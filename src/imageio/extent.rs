@@ -25,7 +25,7 @@ pub enum Context {
 
 /// What the image is made of, as it was told once.
 #[derive(Default)]
-pub(super) struct Cache(Mutex<Option<Arc<[u8]>>>);
+pub(super) struct Cache(Mutex<Option<Arc<Vec<u8>>>>);
 
 impl Cache {
     pub(super) fn known(&self) -> Option<Known> {
@@ -35,7 +35,8 @@ impl Cache {
 
     fn keep(&self, packed: Packed) {
         if packed.bytes.len() <= MOST_PACKED {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(packed.bytes.into());
+            // as it is: a copy would be there twice for a moment
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(packed.bytes));
         }
     }
 }
@@ -68,7 +69,7 @@ impl Packed {
 
 /// Reads them again.
 pub(super) struct Known {
-    packed: Arc<[u8]>,
+    packed: Arc<Vec<u8>>,
     used: usize,
     at: u64,
 }
